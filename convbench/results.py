@@ -1,0 +1,241 @@
+"""The run record: plain data, one list of columns, JSON and CSV.
+
+``Row`` is the only list of result columns: its fields, in order, are the columns of results.csv, and
+their types, units and descriptions are the JSON schema, the table headings and the README's list.
+An empty value (None) could not be computed; it is never written as 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from convbench.case import DType
+from convbench.errors import InputError
+from convbench.spec import Kind, Operator, Pass
+
+SCHEMA_VERSION = 1
+LARGEST_RECORD_BYTES = 512 * 2**20
+
+Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed", "out_of_memory"]
+FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
+
+
+def _meta(doc: str, unit: str = "") -> Meta:
+    return Meta(description=f"{doc} [{unit}]" if unit else doc, extra={"unit": unit, "doc": doc})
+
+
+class Row(Struct, kw_only=True, omit_defaults=False):
+    """One case x implementation."""
+
+    run_id: Annotated[str, _meta("the run this row belongs to")]
+    machine: Annotated[str, _meta("short name of the machine")]
+    device: Annotated[str, _meta("cpu, cuda:0, ...")]
+    suite: Annotated[str, _meta("suite the layer comes from")]
+    case: Annotated[str, _meta("name of the layer in its suite")]
+    operator: Annotated[Operator, _meta("conv2d, conv_transpose2d, or the depthwise-separable pair")]
+    kind: Annotated[Kind, _meta("most specific kind of convolution")]
+    pass_: Annotated[Pass, _meta("forward, data_gradient or weight_gradient")] = field(name="pass")
+    dtype: Annotated[DType, _meta("element type of the tensors")]
+    layout: Annotated[str, _meta("memory format of the tensors given to the implementation")]
+    n: Annotated[int, _meta("batch size")]
+    c: Annotated[int, _meta("input channels")]
+    h: Annotated[int, _meta("input height")]
+    w: Annotated[int, _meta("input width")]
+    k: Annotated[int, _meta("output channels")]
+    r: Annotated[int, _meta("kernel height")]
+    s: Annotated[int, _meta("kernel width")]
+    stride_h: int
+    stride_w: int
+    padding_h: int
+    padding_w: int
+    dilation_h: int
+    dilation_w: int
+    groups: int
+    output_padding_h: int
+    output_padding_w: int
+    implementation: Annotated[str, _meta("family.algorithm")]
+    algorithm: Annotated[str | None, _meta("what the implementation chose for this shape")] = None
+    status: Annotated[Status, _meta("ok, or why there is no time")]
+    status_detail: Annotated[str | None, _meta("the reason in words")] = None
+    error: Annotated[float | None, _meta("||out - ref|| / ||ref|| against float64 on real-valued input")] = None
+    tolerance: Annotated[float | None, _meta("largest error allowed, derived from the reduction length")] = None
+    samples: Annotated[int | None, _meta("samples taken")] = None
+    median_s: Annotated[float | None, _meta("median time of one call", "s")] = None
+    ci_low_s: Annotated[float | None, _meta("lower end of the median's 95% interval", "s")] = None
+    ci_high_s: Annotated[float | None, _meta("upper end of the median's 95% interval", "s")] = None
+    iqr_s: Annotated[float | None, _meta("interquartile range of the samples", "s")] = None
+    compile_s: Annotated[float | None, _meta("time to choose, compile and prepare, outside the timing", "s")] = None
+    macs: Annotated[int | None, _meta("nominal multiply-accumulates, taps on padding included", "MAC")] = None
+    valid_macs: Annotated[int | None, _meta("multiply-accumulates on real input only", "MAC")] = None
+    params: Annotated[int | None, _meta("weights and bias")] = None
+    bytes: Annotated[int | None, _meta("compulsory bytes: inputs read once, outputs written once", "byte")] = None
+    gflops: Annotated[float | None, _meta("2 x macs / median_s / 1e9", "GFLOP/s")] = None
+    gbytes_per_s: Annotated[float | None, _meta("bytes / median_s / 1e9", "GB/s")] = None
+    attainable_gflops: Annotated[float | None, _meta("roofline of this machine at this intensity", "GFLOP/s")] = None
+    roofline_fraction: Annotated[
+        float | None, _meta("2 x valid_macs / median_s over attainable_gflops; above 1 needs an explanation")
+    ] = None
+    speedup_vs_reference: Annotated[
+        float | None, _meta("reference time / this time, median over rounds of the same run")
+    ] = None
+    speedup_ci_low: Annotated[float | None, _meta("lower end of the speed-up's 95% interval")] = None
+    speedup_ci_high: Annotated[float | None, _meta("upper end of the speed-up's 95% interval")] = None
+
+
+class RecordedRow(Row, kw_only=True):
+    """A row as run.json keeps it: with the raw samples, and what the CSV has no column for."""
+
+    count: Annotated[int, _meta("how often the network uses the layer")] = 1
+    reference: Annotated[str | None, _meta("implementation that speedup_vs_reference compares with")] = None
+    calls_per_sample: Annotated[int | None, _meta("calls timed together as one sample")] = None
+    samples_s: Annotated[list[float], _meta("seconds per call, one value a sample, in order", "s")] = []
+    rounds: Annotated[list[int], _meta("round of each sample: equal rounds are paired across rows")] = []
+    notes: Annotated[list[str], _meta("noise, drift and roofline remarks on this row")] = []
+
+
+class Peak(Struct, kw_only=True):
+    """One measured limit of the machine."""
+
+    quantity: Literal["fma", "gemm", "copy", "triad"]
+    level: Annotated[str, _meta("register, L1, L2, L3 or DRAM: where the working set lives")]
+    device: str
+    dtype: DType
+    value: Annotated[float, _meta("FLOP/s for fma and gemm, bytes/s for copy and triad")]
+    working_set_bytes: Annotated[int | None, _meta("total over all threads", "byte")] = None
+
+
+class Environment(Struct, kw_only=True):
+    """The machine and the software, as far as they can change a result."""
+
+    machine: Annotated[str, _meta("short name used in paths and tables")]
+    cpu: dict[str, Any] = {}
+    memory: dict[str, Any] = {}
+    gpu: list[dict[str, Any]] = []
+    system: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    variables: dict[str, str] = {}
+    load: dict[str, Any] = {}
+    git_revision: str | None = None
+
+
+class Record(Struct, kw_only=True):
+    """One run: what run.json holds. ``complete`` is False while cells are missing."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: str = "run"
+    convbench_version: str
+    run_id: str
+    machine: str
+    started: Annotated[str, _meta("ISO 8601, UTC")]
+    finished: str | None = None
+    complete: bool = False
+    environment: Environment
+    peaks: list[Peak] = []
+    settings: dict[str, Any] = {}
+    warnings: list[str] = []
+    unavailable: Annotated[dict[str, str], _meta("kernel families that could not be loaded, with the reason")] = {}
+    timings: Annotated[dict[str, float], _meta("where the run's wall time went", "s")] = {}
+    rows: list[RecordedRow] = []
+
+
+@dataclass(frozen=True)
+class Column:
+    """One result column: its CSV name, type, unit and one-line description."""
+
+    name: str
+    type: type
+    unit: str
+    doc: str
+
+
+def _columns() -> tuple[Column, ...]:
+    hints = get_type_hints(Row, include_extras=True)
+    columns = []
+    for info in msgspec.structs.fields(Row):
+        hint, unit, doc = hints[info.name], "", ""
+        if get_origin(hint) is Annotated:
+            hint, meta = get_args(hint)
+            unit, doc = meta.extra["unit"], meta.extra["doc"]
+        bases = [t for t in (get_args(hint) or (hint,)) if isinstance(t, type) and t is not type(None)]
+        columns.append(Column(info.encode_name, bases[0] if bases else str, unit, doc))
+    return tuple(columns)
+
+
+COLUMNS: tuple[Column, ...] = _columns()
+COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+
+
+def row_values(row: Row) -> dict[str, Any]:
+    """The row as {column name: value}, in column order."""
+    values = msgspec.to_builtins(row)
+    return {name: values[name] for name in COLUMN_NAMES}
+
+
+# JSON -------------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """The published schema of run.json (JSON Schema 2020-12)."""
+    return msgspec.json.schema(Record)
+
+
+def to_json(record: Record) -> bytes:
+    """run.json as bytes; a NaN or infinity in it becomes null."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1)
+
+
+def load(path: Path) -> Record:
+    """Read and validate a run.json, or the one inside a folder. Raises InputError naming the file."""
+    path = path / "run.json" if path.is_dir() else path
+    try:
+        if path.stat().st_size > LARGEST_RECORD_BYTES:
+            raise InputError(f"{path}: larger than {LARGEST_RECORD_BYTES >> 20} MiB, not a run record")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a run.json or the folder of a run") from None
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).schema_version
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: schema_version {version} is newer than this convbench reads ({SCHEMA_VERSION}); upgrade it"
+            )
+        return msgspec.json.decode(data, type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"{path}: not a convbench run record: {reason}; run it again or --resume its folder") from None
+
+
+class _Versioned(Struct):
+    schema_version: int
+
+
+# CSV --------------------------------------------------------------------------------------------
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_cell(value: Any) -> str:
+    """Text of one cell: None is empty; text that a spreadsheet would run as a formula is quoted with '."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    return repr(value)
+
+
+def to_csv(rows: list[Row] | list[RecordedRow]) -> str:
+    """results.csv: one header line, then one line a row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMN_NAMES)
+    for row in rows:
+        writer.writerow(csv_cell(value) for value in row_values(row).values())
+    return text.getvalue()
