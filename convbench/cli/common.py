@@ -1,0 +1,135 @@
+"""What the commands share: selection options, one JSON document, tables, consoles.
+
+Data goes to stdout, progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from convbench.case import DType
+from convbench.spec import PASSES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_SUITE = "default"
+PASS_CHOICES = (*PASSES, "backward", "all")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the selection options say; empty means the command's own default."""
+
+    suites: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[DType, ...] = ()
+    passes: tuple[str, ...] = ()
+
+
+def selection_options(function: Callable) -> Callable:
+    """--suite, --case, --impl, --device, --dtype, --pass (all repeatable), given as one ``selection``."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        selection = Selection(
+            suites=(*kwargs.pop("suite_arguments"), *kwargs.pop("suite")),
+            cases=kwargs.pop("case"),
+            implementations=kwargs.pop("impl"),
+            devices=kwargs.pop("device"),
+            dtypes=kwargs.pop("dtype"),
+            passes=kwargs.pop("pass_"),
+        )
+        return function(*args, selection=selection, **kwargs)
+
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for decorate in (
+        click.option("--pass", "pass_", multiple=True, type=click.Choice(PASS_CHOICES), help="Pass to compute."),
+        click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
+        click.option("--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ..."),
+        click.option("--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."),
+        click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
+        click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
+        click.argument("suite_arguments", nargs=-1, metavar="[SUITE]..."),
+    ):
+        wrapper = decorate(wrapper)
+    return wrapper
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
+
+
+def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
+    """The one document of a --json command: schema_version, command, rows, and what else it has."""
+    import msgspec
+
+    from convbench.results import SCHEMA_VERSION
+
+    document = {"schema_version": SCHEMA_VERSION, "command": command, "rows": list(rows), **more}
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
+
+
+@cache
+def out() -> Console:
+    """Console for data; as wide as needed when it is not a terminal, so that nothing is cut."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
+
+
+@cache
+def err() -> Console:
+    """Console for progress and messages."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[Any]], note: str = "") -> None:
+    """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(title=title, caption=note or None, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+                 title_style="bold", caption_style="dim", pad_edge=False)  # fmt: skip
+    for column in columns:
+        heading, side = column if isinstance(column, tuple) else (column, "right")
+        view.add_column(Text(heading), justify=side, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
+    out().print(view)
+
+
+def printable(text: str) -> str:
+    """Text from a file, safe for a terminal: control, escape and direction characters are shown as ?."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def seconds(value: float | None) -> str:
+    """A time with three digits and a unit: 1.23 ms."""
+    if value is None:
+        return ""
+    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if value >= scale:
+            break
+    else:
+        scale, unit = 1e-9, "ns"
+    return f"{value / scale:.3g} {unit}" if value / scale < 999.5 else f"{value / scale:.0f} {unit}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits and thousands separators; empty for None."""
+    if value is None:
+        return ""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"

@@ -1,0 +1,76 @@
+"""`convbench`: finds the command, runs it, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from convbench import __version__
+from convbench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ConvbenchError
+
+COMMANDS = ("run", "list", "machine", "count", "verify", "savings", "report")
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command, or the list of commands, is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return import_module(f"convbench.cli.{name}").command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `convbench run`. Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 inconclusive, "
+    "4 some cells failed, 130 interrupted (results are kept).",
+)
+@click.version_option(__version__, prog_name="convbench")
+def cli() -> None:
+    """Benchmark convolution kernels: verified first, timed side by side, explained by the roofline."""
+
+
+def main() -> None:
+    """Entry point of the `convbench` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; errors are one line on stderr."""
+    try:
+        return cli.main(arguments, prog_name="convbench", standalone_mode=False) or 0
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "convbench"
+        return _complain(f"{error.format_message().rstrip('.')}; see `{where} --help`", EXIT_BAD_INPUT)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except ConvbenchError as error:
+        return _complain(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing to say
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EDQUOT):
+            raise
+        return _complain(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"convbench: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()
