@@ -7,32 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from convbench.case import DType
-from convbench.spec import PASSES
+from convbench.plan import PASS_GROUPS, Selection
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 DEFAULT_SUITE = "default"
-PASS_CHOICES = (*PASSES, "backward", "all")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What the selection options say; empty means the command's own default."""
-
-    suites: tuple[str, ...] = ()
-    cases: tuple[str, ...] = ()
-    implementations: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-    dtypes: tuple[DType, ...] = ()
-    passes: tuple[str, ...] = ()
 
 
 def selection_options(function: Callable) -> Callable:
@@ -52,10 +38,14 @@ def selection_options(function: Callable) -> Callable:
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for decorate in (
-        click.option("--pass", "pass_", multiple=True, type=click.Choice(PASS_CHOICES), help="Pass to compute."),
+        click.option(
+            "--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."
+        ),
         click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
         click.option("--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ..."),
-        click.option("--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."),
+        click.option(
+            "--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."
+        ),
         click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
         click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
         click.argument("suite_arguments", nargs=-1, metavar="[SUITE]..."),
@@ -64,7 +54,9 @@ def selection_options(function: Callable) -> Callable:
     return wrapper
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."
+)
 
 
 def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
@@ -93,7 +85,9 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
-def table(title: str, columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[Any]], note: str = "") -> None:
+def table(
+    title: str, columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[Any]], note: str = ""
+) -> None:
     """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right."""
     from rich import box
     from rich.table import Table

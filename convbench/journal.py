@@ -1,0 +1,115 @@
+"""The run's journal: an append-only file that survives a kill at any moment.
+
+journal.jsonl holds a header line (the record without rows, the cases, the implementations, the policy),
+then one line for each finished case with all of its rows. A line is written and synced in one go; a torn
+last line is dropped on reading, so a case is either whole or not there, and is never measured twice.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from convbench.case import Case
+from convbench.errors import InputError, OutputError
+from convbench.measure import Policy
+from convbench.results import SCHEMA_VERSION, Record, RecordedRow
+
+JOURNAL = "journal.jsonl"
+
+
+class Header(Struct, kw_only=True):
+    """What a resumed run needs to go on as it began."""
+
+    schema_version: int = SCHEMA_VERSION
+    record: Record
+    cases: list[Case]
+    implementations: list[str]
+    policy: Policy
+    threads: int
+    seed: int
+
+
+class Entry(Struct, kw_only=True):
+    """One finished case: its position in the header's cases, and its rows."""
+
+    case: int
+    rows: list[RecordedRow]
+    timings: dict[str, float] = {}
+
+
+class Journal:
+    """An open journal in a run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+
+    def start(self, header: Header) -> None:
+        """Create the journal. Raises OutputError where one exists or the folder cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("xb") as file:
+                _write_line(file, header)
+        except FileExistsError:
+            raise OutputError(
+                f"{self.path.parent}: holds a run already; go on with `convbench run --resume {self.path.parent}` "
+                "or choose another --out"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
+
+    def append(self, entry: Entry) -> None:
+        """Add one finished case. Raises OutputError when the disk is full; what is there stays."""
+        try:
+            with self.path.open("ab") as file:
+                _write_line(file, entry)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: {error.strerror}; finished cases are kept, make room and go on with "
+                f"`convbench run --resume {self.path.parent}`"
+            ) from None
+
+    def read(self) -> tuple[Header, list[Entry]]:
+        """Header and finished cases; a torn last line is cut off. Raises InputError naming the line."""
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
+        whole, _, torn = data.rpartition(b"\n")
+        if torn:
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole) + 1 if whole else 0)
+        lines = whole.split(b"\n")
+        header: Header = _decode(lines[0], Header, self.path, 1)
+        entries = [_decode(line, Entry, self.path, number) for number, line in enumerate(lines[1:], 2)]
+        return header, entries
+
+
+def _write_line(file: Any, value: Struct) -> None:
+    file.write(msgspec.json.encode(value) + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _decode(line: bytes, kind: type, path: Path, number: int) -> Any:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
+        raise InputError(
+            f"{path}, line {number}: damaged ({error}); delete the folder and run again"
+        ) from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or leave the old one. Raises OutputError naming the file."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: {error.strerror}; make room or choose another folder") from None

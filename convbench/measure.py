@@ -1,0 +1,235 @@
+"""Times several implementations of one case, side by side, to a stated precision.
+
+All implementations of a case are sampled in rounds, in random order within each round, so that drift
+of the machine hits them alike (interleaving; Laaber et al., EMSE 2019; google/benchmark's random
+interleaving). A sample is a batch of calls long enough for the clock; before each one an untimed call
+brings the implementation's own data back into the caches. An implementation leaves when the 95%
+interval of its median is within the wanted precision, or when its time is used up; the reference
+stays until the last one left, so that every round gives a pair.
+
+The statistics are scipy's: the median's interval is the distribution-free one from order statistics
+(scipy.stats.quantile_test); a speed-up is the median of the per-round ratios with the same interval.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from time import perf_counter_ns
+from typing import Protocol
+
+from convbench.errors import InputError
+
+Call = Callable[[], object]
+
+CONFIDENCE = 0.95
+FEWEST_FOR_INTERVAL = 6  # below this the 95% order-statistics interval of a median does not exist
+NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's threshold
+DRIFT = 0.05  # last third against first third of the samples
+SETTLED = 0.05  # two warm-up windows that agree this well end the warm-up
+WARMUP_WINDOW = 3
+SETTLE_BELOW_S = 0.02  # longer calls bring their own data back within their own time
+
+
+class Timer(Protocol):
+    """Seconds that ``calls`` calls take together."""
+
+    def __call__(self, call: Call, calls: int) -> float: ...
+
+
+def host_timer(call: Call, calls: int) -> float:
+    """Wall time on the host, for work that is done when the call returns."""
+    start = perf_counter_ns()
+    for _ in repeat(None, calls):
+        call()
+    return (perf_counter_ns() - start) * 1e-9
+
+
+@dataclass(frozen=True)
+class CudaTimer:
+    """Device time between CUDA events, the L2 cache flushed before each sample.
+
+    device  torch device string
+    hot     leave the caches as they are
+    """
+
+    device: str
+    hot: bool = False
+
+    def __call__(self, call: Call, calls: int) -> float:
+        import torch
+
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if not self.hot:
+            l2_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
+            torch.empty(2 * l2_bytes, dtype=torch.int8, device=self.device).zero_()
+        torch.cuda.synchronize(self.device)
+        start.record()
+        for _ in repeat(None, calls):
+            call()
+        stop.record()
+        torch.cuda.synchronize(self.device)
+        return start.elapsed_time(stop) * 1e-3
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When to stop, and how long a sample is.
+
+    precision     half-width of the median's 95% interval over the median, e.g. 0.01
+    max_time_s    seconds of samples for one implementation of one case
+    sample_s      shortest sample; shorter calls are batched
+    min_samples   fewest samples
+    """
+
+    precision: float = 0.01
+    max_time_s: float = 1.0
+    sample_s: float = 0.004
+    min_samples: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.precision < 1:
+            raise InputError(
+                f"precision {self.precision:.3g}: expected a fraction between 0 and 1, such as 1%"
+            )
+        if self.max_time_s <= 0:
+            raise InputError(f"max-time {self.max_time_s:.3g}: expected seconds above 0")
+
+
+@dataclass
+class Samples:
+    """Raw samples of one implementation. Statistics are derived, never stored here.
+
+    seconds  seconds per call, one value a sample
+    rounds   the round each sample was taken in
+    """
+
+    calls_per_sample: int = 1
+    seconds: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+
+    @property
+    def spent_s(self) -> float:
+        return sum(self.seconds) * self.calls_per_sample
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95% interval; low and high are None where there are too few samples."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def half_width(self) -> float:
+        """Relative half-width, infinite where there is no interval."""
+        if self.low is None or self.high is None:
+            return float("inf")
+        return (self.high - self.low) / 2 / self.value
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """Median with its distribution-free 95% interval."""
+    import numpy as np
+
+    value = float(np.median(values))
+    if len(values) < FEWEST_FOR_INTERVAL:
+        return Interval(value, None, None)
+    from scipy.stats import quantile_test
+
+    interval = quantile_test(values, q=value, p=0.5).confidence_interval(CONFIDENCE)
+    return Interval(value, float(interval.low), float(interval.high))
+
+
+def speedup(reference: Samples, other: Samples) -> Interval | None:
+    """reference time / other time: the median over the rounds in which both were sampled."""
+    by_round = dict(zip(reference.rounds, reference.seconds, strict=True))
+    ratios = [by_round[r] / t for r, t in zip(other.rounds, other.seconds, strict=True) if r in by_round]
+    return median_interval(ratios) if ratios else None
+
+
+def interquartile_range(values: Sequence[float]) -> float:
+    from scipy.stats import iqr
+
+    return float(iqr(values))
+
+
+def remarks(samples: Samples, policy: Policy) -> list[str]:
+    """What a reader should know before believing the median; empty when nothing is wrong."""
+    from scipy.stats import spearmanr
+
+    found, seconds = [], samples.seconds
+    interval = median_interval(seconds)
+    spread = interquartile_range(seconds) / interval.value
+    if spread > NOISY_SPREAD:
+        found.append(f"noisy: interquartile range is {spread:.0%} of the median")
+    third = len(seconds) // 3
+    if third >= FEWEST_FOR_INTERVAL:
+        change = median_interval(seconds[-third:]).value / median_interval(seconds[:third]).value - 1
+        if abs(change) > DRIFT and spearmanr(samples.rounds, seconds).pvalue < 0.01:
+            found.append(f"drift: {change:+.0%} from the first third of the samples to the last")
+    if interval.half_width > 2 * policy.precision:
+        width = "unknown" if interval.low is None else f"{interval.half_width:.1%}"
+        found.append(f"imprecise: interval of {width} at the time limit, wanted {policy.precision:.1%}")
+    return found
+
+
+def measure(
+    calls: Mapping[str, Call],
+    policy: Policy,
+    reference: str | None = None,
+    timer: Timer = host_timer,
+    seed: int = 0,
+    on_sample: Callable[[float], None] = lambda seconds: None,
+) -> dict[str, Samples]:
+    """Sample every call until each is precise enough or out of time.
+
+    calls       name -> zero-argument call, every one verified before
+    reference   the name that stays to the end, so that the others have a partner in each round
+    on_sample   told the seconds of each sample taken, for the progress bar
+    """
+    order = random.Random(seed)
+    samples = {name: Samples(_batch(call, policy, timer)) for name, call in calls.items()}
+    active, round_ = set(calls), 0
+    while active:
+        names = sorted(active | {reference} if reference in calls else active)  # type: ignore[arg-type]
+        for name in order.sample(names, len(names)):
+            on_sample(_take(samples[name], calls[name], round_, timer))
+        active = {name for name in active if not _finished(samples[name], policy)}
+        round_ += 1
+    return samples
+
+
+def _batch(call: Call, policy: Policy, timer: Timer) -> int:
+    """Warm up until the times settle, then say how many calls make a sample."""
+    seconds = timer(call, 1)
+    window, spent = seconds, seconds
+    while spent < policy.max_time_s / 4:
+        calls = max(1, int(policy.sample_s / WARMUP_WINDOW / max(seconds, 1e-9)))
+        times = [timer(call, calls) / calls for _ in range(WARMUP_WINDOW)]
+        seconds, previous = sorted(times)[WARMUP_WINDOW // 2], window
+        window, spent = seconds, spent + sum(times) * calls
+        if abs(window / previous - 1) < SETTLED:
+            break
+    return max(1, round(policy.sample_s / max(seconds, 1e-9)))
+
+
+def _take(samples: Samples, call: Call, round_: int, timer: Timer) -> float:
+    if not samples.seconds or samples.seconds[-1] < SETTLE_BELOW_S:
+        timer(call, 1)
+    total = timer(call, samples.calls_per_sample)
+    samples.seconds.append(total / samples.calls_per_sample)
+    samples.rounds.append(round_)
+    return total
+
+
+def _finished(samples: Samples, policy: Policy) -> bool:
+    count = len(samples.seconds)
+    if samples.spent_s >= policy.max_time_s and count >= FEWEST_FOR_INTERVAL:
+        return True
+    if count < policy.min_samples or count % 5:  # looking every fifth round is often enough, and cheap
+        return False
+    return median_interval(samples.seconds).half_width <= policy.precision

@@ -1,0 +1,107 @@
+"""What to run: cases from suites and options, and the implementations that can compute them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from convbench.case import Case, DType
+from convbench.errors import InputError
+from convbench.plugin import Implementation
+from convbench.registry import Registry
+from convbench.spec import PASSES, Pass
+
+REFERENCE = "torch.aten"  # torch.nn.functional
+PASS_GROUPS: dict[str, tuple[Pass, ...]] = {
+    **{name: (name,) for name in PASSES},
+    "backward": ("data_gradient", "weight_gradient"),
+    "all": PASSES,
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the selection options say; empty means the command's own default."""
+
+    suites: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[DType, ...] = ()
+    passes: tuple[str, ...] = ()
+
+    def expanded_passes(self, default: str) -> tuple[Pass, ...]:
+        """The passes chosen, each once, in the order of convbench.spec.PASSES."""
+        chosen = {p for name in self.passes or (default,) for p in PASS_GROUPS[name]}
+        return tuple(p for p in PASSES if p in chosen)
+
+
+def select_cases(
+    selection: Selection, default_suite: str, default_pass: str, devices: Sequence[str]
+) -> list[Case]:
+    """Every layer chosen x pass x dtype x device, in the suites' order.
+
+    Raises InputError for an unknown suite, a bad suite file, or a --case that matches nothing.
+    """
+    from convbench.suites import resolve
+
+    suites = [resolve(name) for name in selection.suites or (default_suite,)]
+    cases = [
+        Case(layer.spec, pass_, dtype, device, suite.name, layer.name, layer.count)
+        for suite in suites
+        for layer in suite.layers
+        if _matches(layer.name, selection.cases)
+        for device in devices
+        for dtype in selection.dtypes or ("float32",)
+        for pass_ in selection.expanded_passes(default_pass)
+    ]
+    if not cases:
+        wanted = ", ".join(selection.cases)
+        raise InputError(
+            f"--case {wanted}: no layer of {', '.join(s.name for s in suites)} matches; see `convbench list`"
+        )
+    return list(dict.fromkeys(cases))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) or name == pattern for pattern in patterns)
+
+
+def select_devices(names: Sequence[str]) -> list[str]:
+    """Devices by name, checked; without a name the first CUDA device, or the CPU where there is none."""
+    import torch
+
+    if not names:
+        return ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
+    devices = []
+    for name in names:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise InputError(f"--device {name}: not a torch device; use cpu, cuda or cuda:1") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(
+                f"--device {name}: torch {torch.__version__} finds no such GPU; use --device cpu"
+            )
+        devices.append(f"cuda:{device.index or 0}" if device.type == "cuda" else device.type)
+    return list(dict.fromkeys(devices))
+
+
+def select_implementations(
+    registry: Registry, selection: Selection, teaching: bool = False
+) -> list[Implementation]:
+    """The implementations asked for, the reference always first; teaching ones only by name or on request.
+
+    Raises InputError for a name that nothing answers to, or when the reference itself is missing.
+    """
+    if REFERENCE not in registry.implementations:
+        raise InputError(
+            f"{REFERENCE}, the reference, is missing: {registry.unavailable.get('torch', 'not registered')}"
+        )
+    chosen = [
+        i
+        for i in registry.select(selection.implementations)
+        if teaching or not i.teaching or i.name in selection.implementations
+    ]
+    return list({i.name: i for i in (registry.implementations[REFERENCE], *chosen)}.values())
