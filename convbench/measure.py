@@ -91,9 +91,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not 0 < self.precision < 1:
-            raise InputError(
-                f"precision {self.precision:.3g}: expected a fraction between 0 and 1, such as 1%"
-            )
+            raise InputError(f"precision {self.precision:.3g}: expected a fraction between 0 and 1, such as 1%")
         if self.max_time_s <= 0:
             raise InputError(f"max-time {self.max_time_s:.3g}: expected seconds above 0")
 

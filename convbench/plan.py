@@ -37,9 +37,7 @@ class Selection:
         return tuple(p for p in PASSES if p in chosen)
 
 
-def select_cases(
-    selection: Selection, default_suite: str, default_pass: str, devices: Sequence[str]
-) -> list[Case]:
+def select_cases(selection: Selection, default_suite: str, default_pass: str, devices: Sequence[str]) -> list[Case]:
     """Every layer chosen x pass x dtype x device, in the suites' order.
 
     Raises InputError for an unknown suite, a bad suite file, or a --case that matches nothing.
@@ -81,16 +79,12 @@ def select_devices(names: Sequence[str]) -> list[str]:
         except RuntimeError:
             raise InputError(f"--device {name}: not a torch device; use cpu, cuda or cuda:1") from None
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise InputError(
-                f"--device {name}: torch {torch.__version__} finds no such GPU; use --device cpu"
-            )
+            raise InputError(f"--device {name}: torch {torch.__version__} finds no such GPU; use --device cpu")
         devices.append(f"cuda:{device.index or 0}" if device.type == "cuda" else device.type)
     return list(dict.fromkeys(devices))
 
 
-def select_implementations(
-    registry: Registry, selection: Selection, teaching: bool = False
-) -> list[Implementation]:
+def select_implementations(registry: Registry, selection: Selection, teaching: bool = False) -> list[Implementation]:
     """The implementations asked for, the reference always first; teaching ones only by name or on request.
 
     Raises InputError for a name that nothing answers to, or when the reference itself is missing.

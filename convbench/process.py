@@ -1,0 +1,59 @@
+"""Conditions of the measuring process, the same for every implementation: threads and allocator.
+
+torch and Numba each bring an OpenMP pool whose idle threads spin into the other's samples; a short
+spin ends that. Call ``prepare`` before torch or numba is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+from convbench.errors import InputError
+
+# About 0.1 ms of spinning after a parallel region instead of GNU OpenMP's milliseconds; within a batch of
+# calls the threads still find each other awake.
+SPIN_COUNT = "10000"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc malloc.h
+_KEEP_ALL = 2**31 - 1
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(threads: int | None) -> int:
+    """Give every pool the same number of threads and keep freed memory; returns the number.
+
+    Raises InputError for a number that this machine cannot give.
+    """
+    cpus = usable_cpus()
+    threads = cpus if threads is None else threads
+    if not 1 <= threads <= cpus:
+        raise InputError(f"--threads {threads}: expected 1 to {cpus}, the CPUs this process may use")
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)) if "numba" not in sys.modules else {})
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    import torch
+
+    torch.set_num_threads(threads)
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(threads)
+    return threads
+
+
+def keep_freed_memory() -> str:
+    """Allocator state in words. On glibc freed blocks stay mapped, so that no call pays for page faults.
+
+    Without it, outputs above the mmap threshold are faulted in at every call: one layer measured 7x slower.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return "system default"
+    if mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _KEEP_ALL):
+        return "steady: freed memory stays mapped (glibc mallopt)"
+    return "system default"
