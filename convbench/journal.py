@@ -32,6 +32,7 @@ class Header(Struct, kw_only=True):
     policy: Policy
     threads: int
     seed: int
+    named: list[str] = []
 
 
 class Entry(Struct, kw_only=True):

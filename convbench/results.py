@@ -93,6 +93,7 @@ class Row(Struct, kw_only=True, omit_defaults=False):
 class RecordedRow(Row, kw_only=True):
     """A row as run.json keeps it: with the raw samples, and what the CSV has no column for."""
 
+    bias: bool = False
     count: Annotated[int, _meta("how often the network uses the layer")] = 1
     reference: Annotated[str | None, _meta("implementation that speedup_vs_reference compares with")] = None
     calls_per_sample: Annotated[int | None, _meta("calls timed together as one sample")] = None

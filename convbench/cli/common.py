@@ -38,14 +38,10 @@ def selection_options(function: Callable) -> Callable:
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for decorate in (
-        click.option(
-            "--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."
-        ),
+        click.option("--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."),
         click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
         click.option("--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ..."),
-        click.option(
-            "--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."
-        ),
+        click.option("--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."),
         click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
         click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
         click.argument("suite_arguments", nargs=-1, metavar="[SUITE]..."),
@@ -54,9 +50,7 @@ def selection_options(function: Callable) -> Callable:
     return wrapper
 
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
 
 
 def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
@@ -85,9 +79,7 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
-def table(
-    title: str, columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[Any]], note: str = ""
-) -> None:
+def table(title: str, columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[Any]], note: str = "") -> None:
     """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right."""
     from rich import box
     from rich.table import Table

@@ -1,0 +1,218 @@
+"""`convbench run`: verify and time layers on every implementation, and write the record and the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import click
+
+from convbench.cli import common
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError, OutputError
+from convbench.plan import Selection
+
+if TYPE_CHECKING:
+    from convbench.journal import Header, Journal
+    from convbench.results import Record
+    from convbench.run import Plan
+
+# Seconds of samples for one cell: about 130 cells in two to four minutes, 40 in under half a minute.
+DEFAULT_CELL_S, QUICK_CELL_S = 0.9, 0.25
+QUICK_SUITE = "quick"
+
+
+class Fraction(click.ParamType):
+    """A precision such as 1% or 0.01."""
+
+    name = "fraction"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{text!r} is not a precision; write 1% or 0.01", param, ctx)
+        if not 0 < fraction < 1:
+            self.fail(f"{text} is out of range; write a precision between 0% and 100%, such as 1%", param, ctx)
+        return fraction
+
+
+@click.command(
+    epilog="Examples:  convbench run  |  convbench run --quick  |  convbench run mobilenet_v1 --impl numba "
+    "--pass all  |  convbench run --suite my_layers.toml --precision 0.5%  |  convbench run --resume DIR"
+)
+@common.selection_options
+@click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
+@click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
+@click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
+@click.option("--precision", type=Fraction(), default="1%", show_default=True, help="Stop at this 95% interval.")
+@click.option("--max-time", type=float, metavar="SECONDS", help="Longest sampling of one cell.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data and of the order.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
+@common.json_option
+def command(
+    selection: Selection,
+    quick: bool,
+    full: bool,
+    threads: int | None,
+    precision: float,
+    max_time: float | None,
+    seed: int,
+    out: Path | None,
+    resume: Path | None,
+    as_json: bool,
+) -> int:
+    """Verify and time layers of published networks on every implementation.
+
+    With no SUITE: detects this machine, measures its peaks and runs the default suite. Writes run.json,
+    results.csv and report.html under reports/ (or --out DIR).
+    """
+    from convbench.measure import Policy
+
+    begun = perf_counter()
+    if resume:
+        record, folder, interrupted = _resume(resume)
+    else:
+        policy = Policy(precision, max_time or (QUICK_CELL_S if quick else DEFAULT_CELL_S))
+        record, folder, interrupted = _start(selection, quick, full, threads, policy, seed, out)
+    record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
+    paths = _write(record, folder)
+    if as_json:
+        common.emit_json("run", record.rows, record=record, paths={k: str(v) for k, v in paths.items()})
+    else:
+        _show(record, paths)
+    if interrupted:
+        common.err().print(
+            f"interrupted: {len(record.rows)} rows are kept; go on with `convbench run --resume {folder}`"
+        )
+        return EXIT_INTERRUPTED
+    from convbench.results import FAILED_STATUSES
+
+    return EXIT_SOME_CELLS_FAILED if any(row.status in FAILED_STATUSES for row in record.rows) else EXIT_OK
+
+
+def _start(
+    selection: Selection, quick: bool, full: bool, threads: int | None, policy: object, seed: int, out: Path | None
+) -> tuple[Record, Path, bool]:
+    from convbench import plan as planning
+    from convbench.journal import Header, Journal
+
+    # Suites first: a typing mistake should not cost the seconds that torch takes to import.
+    planning.select_cases(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "forward", ["cpu"])
+    common.err().print("Looking at this machine ...", style="dim")
+    from convbench.process import keep_freed_memory, prepare
+
+    threads = prepare(threads)
+    allocator = keep_freed_memory()
+    devices = planning.select_devices(selection.devices)
+    cases = planning.select_cases(
+        selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "all" if full else "forward", devices
+    )
+    from convbench.registry import registry
+    from convbench.run import Plan
+
+    implementations = planning.select_implementations(registry(), selection, teaching=full)
+    plan = Plan(cases, implementations, policy, threads, seed, frozenset(selection.implementations))  # type: ignore[arg-type]
+    settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": policy,
+                "seed": seed, "allocator": allocator}  # fmt: skip
+    record = _look(plan, settings, quick)
+    record.unavailable = dict(registry().unavailable)
+    folder = out or Path("reports") / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
+    journal = Journal(folder)
+    names = [i.name for i in implementations]
+    journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
+                         seed=seed, named=sorted(plan.named)))  # fmt: skip
+    return _go(plan, record, journal, 0)
+
+
+def _look(plan: Plan, settings: dict, quick: bool) -> Record:
+    """Environment and peaks of the machine, and an empty record with them."""
+    import msgspec
+
+    from convbench.machine.environment import detect
+    from convbench.machine.peaks import measure_peaks
+    from convbench.run import Stopwatch, new_record
+
+    watch = Stopwatch()
+    with watch("detect"):
+        environment = detect(with_torch=True)
+    with watch("peaks"):
+        devices = dict.fromkeys(case.device for case in plan.cases)
+        peaks = [peak for device in devices for peak in measure_peaks(device, plan.threads, quick=quick)]
+    record = new_record(environment, peaks, msgspec.to_builtins(settings))
+    record.timings.update(watch.seconds)
+    return record
+
+
+def _resume(folder: Path) -> tuple[Record, Path, bool]:
+    from convbench.journal import Journal
+    from convbench.process import keep_freed_memory, prepare
+    from convbench.run import Plan, resume
+
+    journal = Journal(folder)
+    header, record, done = resume(journal)
+    if done == len(header.cases):
+        common.err().print(f"{folder}: all {done} cases are finished; writing the report again")
+        return record, folder, False
+    common.err().print(f"{folder}: {done} of {len(header.cases)} cases are finished, going on", style="dim")
+    prepare(header.threads)
+    keep_freed_memory()
+    _same_machine(header, folder)
+    from convbench.registry import registry
+
+    implementations = registry().select(header.implementations)
+    plan = Plan(header.cases, implementations, header.policy, header.threads, header.seed, frozenset(header.named))
+    return _go(plan, record, journal, done)
+
+
+def _same_machine(header: Header, folder: Path) -> None:
+    from convbench.machine.environment import detect
+
+    here = detect(with_torch=False).machine
+    if here != header.record.machine:
+        raise InputError(f"{folder}: began on {header.record.machine}, this is {here}; start a new run here")
+
+
+def _go(plan: Plan, record: Record, journal: Journal, done: int) -> tuple[Record, Path, bool]:
+    from convbench.cli.progress import live
+    from convbench.machine.noise import snapshot, warnings
+    from convbench.run import execute
+
+    before, interrupted = snapshot(), False
+    try:
+        with live(plan, done) as progress:
+            execute(plan, record, progress, journal, done)
+        record.complete = True
+    except KeyboardInterrupt:
+        interrupted = True
+    record.warnings += warnings(before, snapshot())
+    record.finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return record, journal.path.parent, interrupted
+
+
+def _write(record: Record, folder: Path) -> dict[str, Path]:
+    from convbench.report import write
+    from convbench.run import write_outputs
+
+    paths = write_outputs(record, folder)
+    if not record.rows:
+        return paths
+    try:
+        write(record, folder / "report.html")
+        paths["report.html"] = folder / "report.html"
+    except OutputError:
+        raise
+    except InputError as error:  # no charts library here: the record can be rendered elsewhere
+        common.err().print(f"no report.html: {error}")
+    return paths
+
+
+def _show(record: Record, paths: dict[str, Path]) -> None:
+    from convbench.cli.summary import print_summary
+
+    print_summary(record)
+    for name, path in paths.items():
+        common.out().print(f"{name:12} {path}")

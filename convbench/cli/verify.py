@@ -1,0 +1,53 @@
+"""`convbench verify`: correctness only, every pass unless told otherwise."""
+
+from __future__ import annotations
+
+import click
+
+from convbench.cli import common
+from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK
+from convbench.plan import Selection
+
+
+@click.command(epilog="Examples:  convbench verify  |  convbench verify --impl numba --pass forward  |  "
+               "convbench verify my_layers.toml --impl mine.kernel --json")  # fmt: skip
+@common.selection_options
+@click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data.")
+@common.json_option
+def command(selection: Selection, threads: int | None, seed: int, as_json: bool) -> int:
+    """Check implementations against torch.nn.functional: exactly on integers, to float64 on real numbers.
+
+    Exits with 1 when a check fails.
+    """
+    from convbench import plan as planning
+
+    planning.select_cases(selection, common.DEFAULT_SUITE, "all", ["cpu"])
+    from convbench.process import prepare
+
+    threads = prepare(threads)
+    from convbench.measure import Policy
+    from convbench.registry import registry
+    from convbench.run import Plan, verify_plan
+
+    cases = planning.select_cases(selection, common.DEFAULT_SUITE, "all", planning.select_devices(selection.devices))
+    implementations = planning.select_implementations(registry(), selection, teaching=True)
+    plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations))
+    rows = verify_plan(plan, on_row=lambda row: _report(row, as_json))
+    failed = [row for row in rows if row.status not in ("ok", "unsupported")]
+    checked = sum(row.status == "ok" for row in rows) + len(failed)
+    if as_json:
+        common.emit_json("verify", rows, totals={"checked": checked, "failed": len(failed)})
+    else:
+        common.out().print(f"{checked} checked on {len(cases)} cases, {len(failed)} failed")
+    return EXIT_CHECK_FAILED if failed else EXIT_OK
+
+
+def _report(row, as_json: bool) -> None:
+    """One line a cell as it is done: to stdout, or to stderr next to a JSON document."""
+    console = common.err() if as_json else common.out()
+    error = "" if row.error is None else f"error {row.error:.1e} of {row.tolerance:.1e} allowed"
+    detail = row.status_detail or error
+    console.print(common.printable(
+        f"{row.status:11} {row.implementation:20} {row.suite}/{row.case} {row.pass_} {row.dtype}  {detail}"
+    ))  # fmt: skip

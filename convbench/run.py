@@ -1,0 +1,199 @@
+"""The main job: verify, time and record every case of a plan, one journal entry a case."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+from convbench import __version__
+from convbench.case import Case
+from convbench.journal import Entry, Header, Journal, write_atomically
+from convbench.measure import CudaTimer, Policy, Samples, Timer, host_timer, measure
+from convbench.plan import REFERENCE
+from convbench.plugin import Implementation, Kernel
+from convbench.results import Environment, Peak, Record, RecordedRow, to_csv, to_json
+from convbench.rows import Cell, make_row
+from convbench.verify import Checker, Verification
+
+SLOWEST_CALL_S = 20.0  # a single call above this is reported as a timeout, not sampled
+
+
+class Progress(Protocol):
+    """Told what happens; the command line draws it, tests count it."""
+
+    def case(self, case: Case, implementations: int) -> None: ...
+    def sample(self, seconds: float) -> None: ...
+    def done(self, rows: list[RecordedRow]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does; everything here is in the journal's header."""
+
+    cases: list[Case]
+    implementations: list[Implementation]
+    policy: Policy
+    threads: int
+    seed: int = 0
+    named: frozenset[str] = frozenset()  # implementations asked for by name get a row even if unsupported
+
+
+@dataclass
+class Stopwatch:
+    """Wall time by activity."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, activity: str) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + perf_counter() - start
+
+
+def new_record(environment: Environment, peaks: list[Peak], settings: dict[str, Any], command: str = "run") -> Record:
+    """An empty record of a run that starts now."""
+    now = datetime.now(UTC)
+    return Record(
+        command=command,
+        convbench_version=__version__,
+        run_id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        machine=environment.machine,
+        started=now.isoformat(timespec="seconds"),
+        environment=environment,
+        peaks=peaks,
+        settings=settings,
+    )
+
+
+def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None, done: int = 0) -> Record:
+    """Run the plan's cases from number ``done`` on, adding rows to the record and to the journal.
+
+    Raises OutputError when the journal cannot be written; KeyboardInterrupt passes through. What was
+    finished before is in the journal either way.
+    """
+    import torch
+
+    with torch.inference_mode():
+        for number, case in enumerate(plan.cases[done:], done):
+            watch = Stopwatch()
+            rows = run_case(case, plan, record, progress, watch)
+            if journal:
+                journal.append(Entry(case=number, rows=rows, timings=watch.seconds))
+            add_entry(record, rows, watch.seconds)
+            progress.done(rows)
+    return record
+
+
+def add_entry(record: Record, rows: list[RecordedRow], timings: dict[str, float]) -> None:
+    """Add one finished case to the record."""
+    record.rows += rows
+    for activity, seconds in timings.items():
+        record.timings[activity] = record.timings.get(activity, 0.0) + seconds
+
+
+def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: Stopwatch) -> list[RecordedRow]:
+    """One case on every implementation that supports it: build, verify, time, verify again."""
+    cells = [cell for i in plan.implementations if (cell := _open_cell(case, i, plan))]
+    progress.case(case, sum(cell.status == "ok" for cell in cells))
+    checker = Checker(case, plan.seed)
+    for cell in _alive(cells):
+        with watch("compile"):
+            _build(cell, checker)
+    for cell in _alive(cells):
+        with watch("verify"):
+            cell.judge(checker.before(cell.implementation, cell.kernel))
+    with watch("sample"):
+        _time(case, _alive(cells), plan, checker, progress)
+    for cell in _alive(cells):
+        with watch("verify"):
+            cell.judge(checker.after(cell.implementation, cell.kernel))
+    with watch("analyse"):
+        reference = next((cell for cell in cells if cell.implementation.name == REFERENCE), None)
+        return [make_row(case, cell, reference, record, plan.policy) for cell in cells]
+
+
+def _open_cell(case: Case, implementation: Implementation, plan: Plan) -> Cell | None:
+    reason = implementation.supports(case)
+    if reason and implementation.name not in plan.named:
+        return None
+    return Cell(implementation, status="unsupported" if reason else "ok", detail=reason)
+
+
+def _alive(cells: list[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.status == "ok"]
+
+
+def _build(cell: Cell, checker: Checker) -> None:
+    """Build, prepare and call once, so that whatever compiles lazily has compiled."""
+    start = perf_counter()
+    try:
+        cell.kernel = cell.implementation.build(checker.case)
+        operands = checker.timing_operands(cell.implementation, cell.kernel)
+        built = perf_counter()
+        cell.kernel.run(*operands)
+        _synchronize(checker.case.device)
+        if perf_counter() - built > SLOWEST_CALL_S:
+            cell.fail("timeout", f"one call takes {perf_counter() - built:.0f} s, more than {SLOWEST_CALL_S:.0f} s")
+    except Exception as error:  # a stranger's code: the cell fails, the run goes on
+        cell.fail(*failure(error))
+    cell.compile_s = perf_counter() - start
+
+
+def failure(error: Exception) -> tuple[Any, str]:
+    """Status and one line for an exception out of a kernel."""
+    name = type(error).__name__
+    status = "out_of_memory" if isinstance(error, MemoryError) or name == "OutOfMemoryError" else "error"
+    return status, f"{name}: {' '.join(str(error).split())[:300]}"
+
+
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress) -> None:
+    timer: Timer = CudaTimer(case.device) if case.device.startswith("cuda") else host_timer
+    calls = {}
+    for cell in cells:
+        operands = checker.timing_operands(cell.implementation, cell.kernel)
+        calls[cell.implementation.name] = partial(cell.kernel.run, *operands)
+    samples = measure(calls, plan.policy, REFERENCE, timer, plan.seed, progress.sample)
+    for cell in cells:
+        cell.samples = samples[cell.implementation.name]
+
+
+def write_outputs(record: Record, folder: Path) -> dict[str, Path]:
+    """run.json and results.csv; returns the paths by name. Raises OutputError naming the file."""
+    contents: dict[str, Callable[[], bytes]] = {
+        "run.json": lambda: to_json(record),
+        "results.csv": lambda: to_csv(record.rows).encode(),
+    }
+    paths = {}
+    for name, content in contents.items():
+        paths[name] = folder / name
+        write_atomically(paths[name], content())
+    return paths
+
+
+def resume(journal: Journal) -> tuple[Header, Record, int]:
+    """Header, record with the finished rows, and the number of finished cases."""
+    header, entries = journal.read()
+    record = header.record
+    for entry in entries:
+        add_entry(record, entry.rows, entry.timings)
+    return header, record, len(entries)
+
+
+__all__ = ["Kernel", "Plan", "Progress", "Samples", "Verification", "execute", "new_record", "run_case"]
