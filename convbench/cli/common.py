@@ -104,11 +104,8 @@ def seconds(value: float | None) -> str:
     """A time with three digits and a unit: 1.23 ms."""
     if value is None:
         return ""
-    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= scale:
-            break
-    else:
-        scale, unit = 1e-9, "ns"
+    units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+    scale, unit = next((u for u in units if value >= u[0]), units[-1])
     return f"{value / scale:.3g} {unit}" if value / scale < 999.5 else f"{value / scale:.0f} {unit}"
 
 
