@@ -65,7 +65,8 @@ def _identity(case: Case, cell: Cell, record: Record) -> RecordedRow:
         dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], groups=spec.groups,
         output_padding_h=spec.output_padding[0], output_padding_w=spec.output_padding[1],
         implementation=cell.implementation.name, algorithm=cell.kernel.algorithm if cell.kernel else None,
-        status=cell.status, status_detail=cell.detail or None, compile_s=cell.compile_s, count=case.count, bias=spec.bias,
+        status=cell.status, status_detail=cell.detail or None, compile_s=cell.compile_s,
+        count=case.count, bias=spec.bias,
     )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def _add_roofline(row: RecordedRow, record: Record) -> None:
     row.roofline_fraction = 2 * row.valid_macs / row.median_s / roof.flops_per_s
     if row.roofline_fraction > 1:
         row.notes.append(
-            f"above the roof: {row.roofline_fraction:.0%} of what the measured peaks allow; check the peaks"
+            f"above the roof: {row.roofline_fraction:.0%} of what the measured peaks allow"
         )
 
 

@@ -28,14 +28,16 @@ def print_summary(record: Record) -> None:
     rows = record.rows
     common.table(
         f"{record.machine}: {len({case_key(r) for r in rows})} cases, reference {REFERENCE}",
-        [("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), "time", "+-", "speed-up", "GFLOP/s", "of roof"],
+        [("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), "time", "+-", "speed-up",
+         "GFLOP/s", "of roof"],
         [_line(list(group)) for _, group in groupby(rows, case_key)],
     )  # fmt: skip
-    implementations = list(dict.fromkeys(row.implementation for row in rows if row.speedup_vs_reference))
     means = kind_means(rows)
+    kinds = sorted({kind for _, kind in means})
+    names = list(dict.fromkeys(name for name, _ in means))
     common.table(
         "Speed-up over the reference, geometric mean by kind (layers)",
-        [("implementation", "left"), *sorted({kind for _, kind in means})],
+        [("implementation", "left"), *kinds],
         [
             [name, *(_mean_cell(means, name, kind) for kind in sorted({k for _, k in means}))]
             for name in implementations
@@ -91,7 +93,7 @@ def remarks(record: Record) -> list[str]:
     noisy = sum(any(note.startswith(("noisy", "drift")) for note in row.notes) for row in timed)
     if noisy:
         lines.append(
-            f"{noisy} of {len(timed)} cells are noisy or drift: close other programs, or allow more --max-time"
+            f"{noisy} of {len(timed)} cells are noisy or drift: close other programs or raise --max-time"
         )
     above = [row for row in timed if any(note.startswith("above the roof") for note in row.notes)]
     if above:
