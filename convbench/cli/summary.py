@@ -10,6 +10,11 @@ from convbench.cli import common
 from convbench.plan import REFERENCE
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 
+_LAYER_COLUMNS = (
+    ("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), "time", "+-", "speed-up",
+    "GFLOP/s", "of roof",
+)  # fmt: skip
+
 
 def case_key(row: RecordedRow) -> tuple:
     return (row.suite, row.case, row.pass_, row.dtype, row.device)
@@ -28,20 +33,16 @@ def print_summary(record: Record) -> None:
     rows = record.rows
     common.table(
         f"{record.machine}: {len({case_key(r) for r in rows})} cases, reference {REFERENCE}",
-        [("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), "time", "+-", "speed-up",
-         "GFLOP/s", "of roof"],
+        _LAYER_COLUMNS,
         [_line(list(group)) for _, group in groupby(rows, case_key)],
-    )  # fmt: skip
+    )
     means = kind_means(rows)
     kinds = sorted({kind for _, kind in means})
     names = list(dict.fromkeys(name for name, _ in means))
     common.table(
         "Speed-up over the reference, geometric mean by kind (layers)",
         [("implementation", "left"), *kinds],
-        [
-            [name, *(_mean_cell(means, name, kind) for kind in sorted({k for _, k in means}))]
-            for name in implementations
-        ],
+        [[name, *(_mean_cell(means, name, kind) for kind in kinds)] for name in names],
     )
     for line in remarks(record):
         common.out().print(common.printable(line))
@@ -92,9 +93,7 @@ def remarks(record: Record) -> list[str]:
     lines = [f"verified: {verified} cells before and after timing; failed: {len(failed)}"]
     noisy = sum(any(note.startswith(("noisy", "drift")) for note in row.notes) for row in timed)
     if noisy:
-        lines.append(
-            f"{noisy} of {len(timed)} cells are noisy or drift: close other programs or raise --max-time"
-        )
+        lines.append(f"{noisy} of {len(timed)} cells are noisy or drift: close other programs or raise --max-time")
     above = [row for row in timed if any(note.startswith("above the roof") for note in row.notes)]
     if above:
         lines.append(f"{len(above)} cells lie above the measured roof; see their notes in report.html")
