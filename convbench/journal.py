@@ -100,9 +100,7 @@ def _decode(line: bytes, kind: type, path: Path, number: int) -> Any:
     try:
         return msgspec.json.decode(line, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
-        raise InputError(
-            f"{path}, line {number}: damaged ({error}); delete the folder and run again"
-        ) from None
+        raise InputError(f"{path}, line {number}: damaged ({error}); delete the folder and run again") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

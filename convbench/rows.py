@@ -90,9 +90,7 @@ def _add_roofline(row: RecordedRow, record: Record) -> None:
     row.attainable_gflops = roof.flops_per_s / 1e9
     row.roofline_fraction = 2 * row.valid_macs / row.median_s / roof.flops_per_s
     if row.roofline_fraction > 1:
-        row.notes.append(
-            f"above the roof: {row.roofline_fraction:.0%} of what the measured peaks allow"
-        )
+        row.notes.append(f"above the roof: {row.roofline_fraction:.0%} of what the measured peaks allow")
 
 
 def _add_speedup(row: RecordedRow, reference: Cell, samples: Samples) -> None:

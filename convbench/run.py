@@ -15,12 +15,12 @@ from typing import Any, Protocol
 from convbench import __version__
 from convbench.case import Case
 from convbench.journal import Entry, Header, Journal, write_atomically
-from convbench.measure import CudaTimer, Policy, Samples, Timer, host_timer, measure
+from convbench.measure import CudaTimer, Policy, Timer, host_timer, measure
 from convbench.plan import REFERENCE
-from convbench.plugin import Implementation, Kernel
+from convbench.plugin import Implementation
 from convbench.results import Environment, Peak, Record, RecordedRow, to_csv, to_json
 from convbench.rows import Cell, make_row
-from convbench.verify import Checker, Verification
+from convbench.verify import Checker
 
 SLOWEST_CALL_S = 20.0  # a single call above this is reported as a timeout, not sampled
 
@@ -122,6 +122,25 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
         return [make_row(case, cell, reference, record, plan.policy) for cell in cells]
 
 
+def verify_plan(plan: Plan, on_row: Callable[[RecordedRow], None]) -> list[RecordedRow]:
+    """Correctness only: every case on every implementation, both checks, no times."""
+    import torch
+
+    record, rows = new_record(Environment(machine=""), [], {}, "verify"), []
+    with torch.inference_mode():
+        for case in plan.cases:
+            checker = Checker(case, plan.seed)
+            for cell in filter(None, (_open_cell(case, i, plan) for i in plan.implementations)):
+                if cell.status == "ok":
+                    _build(cell, checker)
+                for check in (checker.before, checker.after):
+                    if cell.status == "ok":
+                        cell.judge(check(cell.implementation, cell.kernel))
+                rows.append(make_row(case, cell, None, record, plan.policy))
+                on_row(rows[-1])
+    return rows
+
+
 def _open_cell(case: Case, implementation: Implementation, plan: Plan) -> Cell | None:
     reason = implementation.supports(case)
     if reason and implementation.name not in plan.named:
@@ -194,6 +213,3 @@ def resume(journal: Journal) -> tuple[Header, Record, int]:
     for entry in entries:
         add_entry(record, entry.rows, entry.timings)
     return header, record, len(entries)
-
-
-__all__ = ["Kernel", "Plan", "Progress", "Samples", "Verification", "execute", "new_record", "run_case"]
