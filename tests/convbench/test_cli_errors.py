@@ -1,0 +1,92 @@
+"""Bad input on the command line: one line on stderr, the documented exit code, nothing heavy imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from convbench.cli.main import COMMANDS, run
+
+
+def convbench(*arguments, cwd=None, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "convbench.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["run", "--frobnicate"], "--frobnicate"),
+        (["run", "no_such_suite"], "no_such_suite"),
+        (["run", "--suite", "no/such/file.toml"], "no/such/file.toml"),
+        (["run", "--impl", "numba.fastest", "--quick"], "numba.fastest"),
+        (["run", "--case", "nothing*"], "nothing*"),
+        (["run", "--precision", "zero"], "zero"),
+        (["run", "--precision", "200%"], "200%"),
+        (["run", "--threads", "100000", "--quick"], "--threads 100000"),
+        (["run", "--device", "cuda:77", "--quick"], "--device cuda:77"),
+        (["run", "--device", "toaster", "--quick"], "--device toaster"),
+        (["run", "--max-time", "-1", "--quick"], "max-time -1"),
+        (["run", "--resume", "no/such/folder"], "no/such/folder"),
+        (["run", "--pass", "sideways"], "sideways"),
+        (["verify", "--suite", "no_such_suite"], "no_such_suite"),
+        (["count", "no_such_suite"], "no_such_suite"),
+        (["report", "no/such/run.json"], "no/such/run.json"),
+        (["savings", "--record", "no/such/run.json"], "no/such/run.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    complaint = [line for line in captured.err.splitlines() if line.startswith("convbench: ")]
+    assert len(complaint) == 1
+    assert expected in complaint[0]
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples(command, capsys):
+    assert run([command, "--help"]) == 0
+    assert f"convbench {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["count", "--suite", "vgg16"], ["run", "--help"], ["--version"]])
+def test_light_commands_import_nothing_heavy(arguments):
+    code = (
+        "import sys; from convbench.cli.main import run; code = run(sys.argv[1:]); "
+        "heavy = {'torch', 'numba', 'pandas', 'scipy', 'altair'} & set(sys.modules); "
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("not a folder")
+    done = convbench("run", "--quick", "--out", str(target / "run"), "--impl", "torch.aten", "--case", "none-at-all")
+    assert done.returncode == 2
+    done = convbench("run", "--quick", "--out", str(target / "run"), "--impl", "torch.aten")
+    assert done.returncode == 2
+    assert str(target) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_quiet():
+    done = subprocess.run(
+        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 | head -1", shell=True, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
