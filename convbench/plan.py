@@ -84,8 +84,8 @@ def select_devices(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(devices))
 
 
-def select_implementations(registry: Registry, selection: Selection, teaching: bool = False) -> list[Implementation]:
-    """The implementations asked for, the reference always first; teaching ones only by name or on request.
+def select_implementations(registry: Registry, selection: Selection, everything: bool = False) -> list[Implementation]:
+    """The implementations asked for, the reference first; those on request by name or with everything.
 
     Raises InputError for a name that nothing answers to, or when the reference itself is missing.
     """
@@ -96,6 +96,6 @@ def select_implementations(registry: Registry, selection: Selection, teaching: b
     chosen = [
         i
         for i in registry.select(selection.implementations)
-        if teaching or not i.teaching or i.name in selection.implementations
+        if everything or not i.on_request or i.name in selection.implementations
     ]
     return list({i.name: i for i in (registry.implementations[REFERENCE], *chosen)}.values())

@@ -59,7 +59,7 @@ class Implementation:
                 Only called when supports(case) is ""
     summary     one line for ``convbench list``
     layout      memory format of the tensors it is given
-    teaching    written to be read, not to be fast: timed only when asked for by name or with --full
+    on_request  timed only when asked for by name or with --full: written to be read, or slow to compile
     """
 
     name: str
@@ -67,7 +67,7 @@ class Implementation:
     build: Callable[[Case], Kernel]
     summary: str = ""
     layout: Layout = "nchw"
-    teaching: bool = False
+    on_request: bool = False
 
     @property
     def family(self) -> str:

@@ -20,7 +20,7 @@ from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
 from convbench.results import Environment, Peak, Record, RecordedRow, to_csv, to_json
 from convbench.rows import Cell, make_row
-from convbench.verify import Checker
+from convbench.verify import Checker, failure
 
 SLOWEST_CALL_S = 20.0  # a single call above this is reported as a timeout, not sampled
 
@@ -166,13 +166,6 @@ def _build(cell: Cell, checker: Checker) -> None:
     except Exception as error:  # a stranger's code: the cell fails, the run goes on
         cell.fail(*failure(error))
     cell.compile_s = perf_counter() - start
-
-
-def failure(error: Exception) -> tuple[Any, str]:
-    """Status and one line for an exception out of a kernel."""
-    name = type(error).__name__
-    status = "out_of_memory" if isinstance(error, MemoryError) or name == "OutOfMemoryError" else "error"
-    return status, f"{name}: {' '.join(str(error).split())[:300]}"
 
 
 def _synchronize(device: str) -> None:

@@ -68,7 +68,7 @@ def _implementations() -> tuple[list[dict], list[dict]]:
     devices = ["cpu", "cuda:0"] if torch.cuda.is_available() else ["cpu"]
     found = registry()
     rows = [
-        {"implementation": i.name, "device": device, "layout": i.layout, "teaching": i.teaching,
+        {"implementation": i.name, "device": device, "layout": i.layout, "on_request": i.on_request,
          **_coverage(i, device), "summary": i.summary}
         for i in found.implementations.values() for device in devices
     ]  # fmt: skip
@@ -93,6 +93,6 @@ def _print(title: str, rows: list[dict]) -> None:
     texts = {"suite", "case", "kind", "spec", "description", "implementation", "device", "layout", "summary", "family",
              "reason", *_PROBES}  # fmt: skip
     note = "F forward, D data gradient, W weight gradient, float32" if title == "implementations" else ""
-    shown = [name for name in rows[0] if name != "teaching"]
+    shown = [name for name in rows[0] if name != "on_request"]
     columns = [(name, "left") if name in texts else name for name in shown]
     common.table(title, columns, [[row[name] for name in shown] for row in rows], note)

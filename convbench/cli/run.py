@@ -114,7 +114,7 @@ def _start(
     from convbench.registry import registry
     from convbench.run import Plan
 
-    implementations = planning.select_implementations(registry(), selection, teaching=full)
+    implementations = planning.select_implementations(registry(), selection, everything=full)
     plan = Plan(cases, implementations, policy, threads, seed, frozenset(selection.implementations))  # type: ignore[arg-type]
     settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": policy,
                 "seed": seed, "allocator": allocator}  # fmt: skip

@@ -31,7 +31,7 @@ def command(selection: Selection, threads: int | None, seed: int, as_json: bool)
     from convbench.run import Plan, verify_plan
 
     cases = planning.select_cases(selection, common.DEFAULT_SUITE, "all", planning.select_devices(selection.devices))
-    implementations = planning.select_implementations(registry(), selection, teaching=True)
+    implementations = planning.select_implementations(registry(), selection, everything=True)
     plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations))
     rows = verify_plan(plan, on_row=lambda row: _report(row, as_json))
     failed = [row for row in rows if row.status not in ("ok", "unsupported")]

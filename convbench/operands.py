@@ -1,0 +1,118 @@
+"""Operands of a case: integer-valued (exact arithmetic), real-valued, and guarded against stray access.
+
+Integers follow benchdnn: small values, so that no partial sum in any order leaves the range in which
+float32 is exact, and the comparison needs no tolerance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from convbench.case import Case
+
+if TYPE_CHECKING:
+    import torch
+
+Operands = dict[str, "torch.Tensor"]
+
+EXACT_RANGE = {"float32": 2**24, "float64": 2**53, "float16": 2**24, "bfloat16": 2**24}  # accumulated in float32
+LARGEST_INTEGER = 4
+GUARD_BYTES = 4096  # before and after each operand; a multiple of every alignment in use
+
+
+def reduction_length(case: Case) -> int:
+    """Products summed for one output element, the longest in the case; the separable pair chains two sums."""
+    spec = case.spec
+    taps = spec.r * spec.s
+    pixels = spec.n * spec.p * spec.q if not spec.is_transposed else spec.n * spec.h * spec.w
+    if spec.is_separable:
+        return {"forward": taps * spec.c, "data_gradient": taps * spec.k}.get(case.pass_, pixels * max(taps, spec.k))
+    if case.pass_ == "weight_gradient":
+        return pixels
+    sums_over_inputs = case.pass_ == "forward"
+    return taps * (spec.c if sums_over_inputs else spec.k) // spec.groups
+
+
+def integers(case: Case, seed: int) -> Operands | None:
+    """Integer-valued operands whose every partial sum is exact; None where the reduction is too long for any."""
+    factors = 3 if case.spec.is_separable else 2
+    limit = EXACT_RANGE[case.dtype] // (reduction_length(case) + 1)
+    largest = max((a for a in range(1, LARGEST_INTEGER + 1) if a**factors <= limit), default=0)
+    if not largest:
+        return None
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randint(-largest, largest + 1, case.operand_shape(name), generator=generator).to(
+            device=case.device, dtype=getattr(torch, case.dtype)
+        )
+        for name in case.operand_names
+    }
+
+
+def reals(case: Case, seed: int) -> Operands:
+    """Standard normal operands, weights scaled by 1/sqrt(fan-in) as networks initialise them."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name in case.operand_names:
+        shape = case.operand_shape(name)
+        scale = prod(shape[1:]) ** -0.5 if name.startswith("w") else 1.0
+        values = torch.randn(shape, generator=generator) * scale
+        made[name] = values.to(device=case.device, dtype=getattr(torch, case.dtype))
+    return made
+
+
+def in_layout(operands: Operands, layout: str) -> Operands:
+    """The same values in an implementation's memory format."""
+    if layout == "nchw":
+        return operands
+    import torch
+
+    return {
+        name: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for name, t in operands.items()
+    }
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A tensor between two bands of NaN, and what it and the bands looked like.
+
+    tensor   same values, shape and strides as the original
+    intact   intact() is "" as long as nobody wrote to the tensor or around it, otherwise which of the two
+    """
+
+    tensor: torch.Tensor
+    buffer: torch.Tensor
+    before: torch.Tensor | None
+
+    def intact(self) -> str:
+        edge = GUARD_BYTES // self.buffer.element_size()
+        bits = _bits(self.buffer)
+        guard = _bits(self.buffer.new_full((1,), float("nan")))
+        if not bool((bits[:edge] == guard).all() and (bits[-edge:] == guard).all()):
+            return "wrote outside the tensor"
+        if self.before is not None and not bool((bits == self.before).all()):
+            return "changed its values"
+        return ""
+
+
+def guarded(tensor: torch.Tensor, read_only: bool = True) -> Guarded:
+    """Copy a tensor into the middle of a buffer of NaN, keeping its strides; read_only also watches its values."""
+    edge = GUARD_BYTES // tensor.element_size()
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    buffer = tensor.new_full((extent + 2 * edge,), float("nan"))
+    inner = buffer.as_strided(tensor.shape, tensor.stride(), edge)
+    inner.copy_(tensor)
+    return Guarded(inner, buffer, _bits(buffer).clone() if read_only else None)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements' bits, so that NaN compares equal to itself."""
+    import torch
+
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])

@@ -1,0 +1,86 @@
+"""torch.aten: what torch.nn.functional computes, the reference that every speed-up is measured against.
+
+On the CPU this is oneDNN (MKL for some shapes), on CUDA cuDNN or ATen's own kernels. The gradients call
+aten.convolution_backward for the one gradient asked for, as autograd does. The separable pair is two calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from convbench.plugin import Case, ConvSpec, Implementation, Kernel
+
+
+def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
+    """f(x, w, bias=None) -> y of a conv2d or conv_transpose2d."""
+    stride, padding, dilation, groups = spec.stride, spec.padding, spec.dilation, spec.groups
+    if spec.is_transposed:
+        output_padding = spec.output_padding
+        return lambda x, w, bias=None: F.conv_transpose2d(x, w, bias, stride, padding, output_padding, groups, dilation)
+    return lambda x, w, bias=None: F.conv2d(x, w, bias, stride, padding, dilation, groups)
+
+
+def backward(spec: ConvSpec, data: bool) -> Callable[..., torch.Tensor]:
+    """f(dy, x, w) -> data or weight gradient; the tensor that is not needed gives its shape only."""
+    geometry = (spec.stride, spec.padding, spec.dilation, spec.is_transposed, spec.output_padding, spec.groups)
+    mask, which = ([True, False, False], 0) if data else ([False, True, False], 1)
+    return lambda dy, x, w: torch.ops.aten.convolution_backward(dy, x, w, None, *geometry, mask)[which]
+
+
+def like(shape: tuple[int, ...], tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of that shape that holds no memory of its own."""
+    return tensor.new_empty(1).expand(shape)
+
+
+def run(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+    """The function of Case.operand_names that computes the case."""
+    spec = case.spec
+    if spec.is_separable:
+        return separable(case)
+    if case.pass_ == "forward":
+        return forward(spec)
+    gradient = backward(spec, case.pass_ == "data_gradient")
+    if case.pass_ == "data_gradient":
+        return lambda dy, w: gradient(dy, like(spec.x_shape, dy), w)
+    return lambda x, dy: gradient(dy, x, like(spec.w_shape, x))
+
+
+def separable(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+    """Depthwise then pointwise as two calls; the weight gradient computes the intermediate again."""
+    first, second = case.spec.depthwise(), case.spec.pointwise()
+    depthwise, pointwise = forward(first), forward(second)
+    if case.pass_ == "forward":
+        return lambda x, w1, w2, bias=None: pointwise(depthwise(x, w1), w2, bias)
+    d_intermediate, d_input = backward(second, data=True), backward(first, data=True)
+    if case.pass_ == "data_gradient":
+
+        def data_gradient(dy: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+            dz = d_intermediate(dy, like(second.x_shape, dy), w2)
+            return d_input(dz, like(first.x_shape, dy), w1)
+
+        return data_gradient
+    d_w1, d_w2 = backward(first, data=False), backward(second, data=False)
+
+    def weight_gradient(
+        x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, dy: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        z = depthwise(x, w1)
+        return d_w1(d_intermediate(dy, z, w2), x, w1), d_w2(dy, z, w2)
+
+    return weight_gradient
+
+
+def supports(case: Case) -> str:
+    if case.dtype in ("float16", "bfloat16") and case.device == "cpu" and case.pass_ != "forward":
+        return f"{case.dtype} gradients on the CPU are not offered"
+    return ""
+
+
+def build(case: Case) -> Kernel:
+    return Kernel(run(case), "two calls" if case.spec.is_separable else "aten")
+
+
+IMPLEMENTATION = Implementation("torch.aten", supports, build, "torch.nn.functional, plain NCHW: the reference")
