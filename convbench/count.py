@@ -1,8 +1,18 @@
-"""What a convolution costs on paper: MACs, FLOPs, parameters, bytes. Pure arithmetic on a ConvSpec.
+"""What a convolution costs on paper: multiply-accumulates, parameters, bytes. Exact integers, no torch.
 
-1 MAC = 2 FLOPs. Nominal MACs count every tap, those on padding too (what papers and counters count), on the
-output grid of a convolution and on the input grid of a transposed one. Valid-tap MACs leave out the taps
-that meet padding, or that a transposed convolution's padding crops away. Bias is in params, not in MACs.
+Conventions (one MAC is two FLOPs; the bias is in params, not in MACs):
+
+- nominal MACs    every kernel tap, taps on padding included: what papers and counters count.
+                  conv2d on the output grid  N P Q x K x C/groups x R S,
+                  conv_transpose2d on the input grid  N H W x C x K/groups x R S
+- valid MACs      only taps that meet a real pixel
+- passes          forward, data gradient and weight gradient each visit the same (pixel, tap, channel,
+                  filter) combinations once, so their counts are equal
+
+The separable pair is the sum of its halves. Its data gradient is the pointwise half's, then the
+depthwise half's: the same sum. Its weight gradient starts from x, both weights and dy, so it recomputes
+the intermediate (depthwise forward), carries dy back to it (pointwise data gradient), and forms two weight
+gradients: twice the sum.
 """
 
 from __future__ import annotations
@@ -12,63 +22,79 @@ from math import prod
 from convbench.case import ITEM_BYTES, Case
 from convbench.spec import ConvSpec, Pass
 
+FLOPS_PER_MAC = 2
+
 
 def macs(spec: ConvSpec, pass_: Pass = "forward") -> int:
-    """Nominal MACs of a pass. All three passes of a convolution cost the same."""
-    return _count(spec, pass_, valid=False)
+    """Nominal multiply-accumulates, taps on padding included."""
+    if spec.is_separable:
+        return _separable_factor(pass_) * (macs(spec.depthwise()) + macs(spec.pointwise()))
+    grid = (spec.h, spec.w) if spec.is_transposed else (spec.p, spec.q)
+    return _channel_macs(spec) * grid[0] * grid[1] * spec.r * spec.s
 
 
 def valid_macs(spec: ConvSpec, pass_: Pass = "forward") -> int:
-    """MACs on real input only."""
-    return _count(spec, pass_, valid=True)
+    """Multiply-accumulates whose tap meets a real pixel; equal to macs() when the padding is 0."""
+    if spec.is_separable:
+        return _separable_factor(pass_) * (valid_macs(spec.depthwise()) + valid_macs(spec.pointwise()))
+    return _channel_macs(spec) * _valid_taps(spec, 0) * _valid_taps(spec, 1)
 
 
 def flops(spec: ConvSpec, pass_: Pass = "forward") -> int:
-    """2 x nominal MACs."""
-    return 2 * macs(spec, pass_)
+    """Nominal floating-point operations: 2 x macs()."""
+    return FLOPS_PER_MAC * macs(spec, pass_)
 
 
 def params(spec: ConvSpec) -> int:
     """Weights and bias."""
+    bias = spec.k if spec.bias else 0
     if spec.is_separable:
-        return params(spec.depthwise()) + params(spec.pointwise())
-    return prod(spec.w_shape) + spec.bias * spec.k
+        return spec.c * spec.r * spec.s + spec.k * spec.c + bias
+    return prod(spec.w_shape) + bias
 
 
 def compulsory_bytes(case: Case) -> int:
-    """Each operand read once, each result written once; the pair's intermediate is neither."""
-    shapes = [*(case.operand_shape(name) for name in case.operand_names), *case.output_shapes]
-    return ITEM_BYTES[case.dtype] * sum(prod(shape) for shape in shapes)
+    """Bytes that must move: each operand read once, each output written once, whole tensors.
+
+    The intermediate of a separable pair is neither. Pixels that a stride skips are counted: they share
+    cache lines with pixels that are read.
+    """
+    shapes = [case.operand_shape(name) for name in case.operand_names]
+    return ITEM_BYTES[case.dtype] * sum(prod(shape) for shape in (*shapes, *case.output_shapes))
 
 
 def intensity(case: Case) -> float:
-    """FLOP per compulsory byte."""
-    return 2 * macs(case.spec, case.pass_) / compulsory_bytes(case)
+    """Nominal arithmetic intensity in FLOP per compulsory byte."""
+    return flops(case.spec, case.pass_) / compulsory_bytes(case)
 
 
-def _count(spec: ConvSpec, pass_: Pass, valid: bool) -> int:
-    if spec.is_separable:
-        pair = _count(spec.depthwise(), "forward", valid) + _count(spec.pointwise(), "forward", valid)
-        # The weight gradients of both halves also need the intermediate and its gradient, computed again.
-        return 2 * pair if pass_ == "weight_gradient" else pair
-    taps = _taps(spec, 0, valid) * _taps(spec, 1, valid)
-    return spec.n * spec.c * (spec.k // spec.groups) * taps
+def _channel_macs(spec: ConvSpec) -> int:
+    """MACs of one tap at one position of each image: pairs of an input and an output channel."""
+    return spec.n * spec.k * spec.c // spec.groups
 
 
-def _taps(spec: ConvSpec, axis: int, valid: bool) -> int:
-    """Pairs (position of the smaller grid, tap) along one axis."""
-    large, small = ((spec.h, spec.w)[axis], (spec.p, spec.q)[axis])
-    if spec.is_transposed:
-        large, small = small, large
-    kernel = (spec.r, spec.s)[axis]
-    if not valid:
-        return small * kernel
-    stride, padding, dilation = spec.stride[axis], spec.padding[axis], spec.dilation[axis]
-    return sum(_positions(large, small, stride, padding - tap * dilation) for tap in range(kernel))
+def _separable_factor(pass_: Pass) -> int:
+    return 2 if pass_ == "weight_gradient" else 1
 
 
-def _positions(large: int, small: int, stride: int, offset: int) -> int:
-    """How many p in [0, small) have 0 <= p * stride - offset < large."""
-    first = max(0, -(-offset // stride))
-    last = min(small - 1, (large - 1 + offset) // stride)
-    return max(0, last - first + 1)
+def _valid_taps(spec: ConvSpec, axis: int) -> int:
+    """Pairs (position i, tap r) with 0 <= i stride - padding + r dilation < size, along one axis.
+
+    A convolution's positions are its outputs and the size its input's; a transposed one's the reverse.
+    """
+    positions, size = ((spec.h, spec.w)[axis], (spec.p, spec.q)[axis])
+    if not spec.is_transposed:
+        positions, size = size, positions
+    taps, stride, dilation = (spec.r, spec.s)[axis], spec.stride[axis], spec.dilation[axis]
+    if taps > positions:  # the condition is symmetric in (i, stride) and (r, dilation): loop over the fewer
+        positions, taps, stride, dilation = taps, positions, dilation, stride
+    low = spec.padding[axis]
+    return sum(
+        _multiples(low + size - tap * dilation, stride, positions) - _multiples(low - tap * dilation, stride, positions)
+        for tap in range(taps)
+    )
+
+
+def _multiples(limit: int, step: int, positions: int) -> int:
+    """How many i in range(positions) have i step < limit."""
+    return min(max(-(-limit // step), 0), positions)

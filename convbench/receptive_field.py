@@ -1,43 +1,78 @@
-"""Receptive field of a chain of layers, and how much of it stacked dilations really touch.
+"""Receptive field and gridding coverage of a stack of windowed layers, exactly.
 
-Araujo, Norris, Sim: Computing Receptive Fields of Convolutional Neural Networks (Distill, 2019), eq. 2:
-field = 1 + sum over layers of dilation * (kernel - 1) * product of the earlier strides.
+Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019:
+RF = 1 + sum over layers of dilation (kernel - 1) x product of the strides of earlier layers.
+
+Dilated layers may leave positions inside the field untouched (gridding: Wang et al., "Understanding
+Convolution for Semantic Segmentation", WACV 2018). coverage() counts the touched ones directly: the
+published rule on maximal distances does not catch dilations (2, 2, 2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
+
+from convbench.spec import ConvSpec, Pair, pair
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
-    """One layer along one axis: a convolution's or a pooling's."""
+    """What a convolution or pooling layer reads per output, per axis (height, width).
 
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
+    ``count`` layers of the same window follow each other.
+    """
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    count: int = 1
+
+    @classmethod
+    def create(cls, kernel: int | Pair, stride: int | Pair = 1, dilation: int | Pair = 1, count: int = 1) -> Window:
+        """Scalars stand for square values."""
+        return cls(pair(kernel, "kernel"), pair(stride, "stride"), pair(dilation, "dilation"), count)
+
+    @classmethod
+    def of(cls, spec: ConvSpec, count: int = 1) -> Window:
+        """The window of a convolution or separable pair. A transposed convolution has none (ValueError)."""
+        if spec.is_transposed:
+            raise ValueError("a transposed convolution's outputs do not all read the same window")
+        return cls((spec.r, spec.s), spec.stride, spec.dilation, count)
 
 
-def receptive_fields(windows: Iterable[Window]) -> list[int]:
-    """The field after each layer, in input pixels along one axis."""
-    field, jump, fields = 1, 1, []
+def receptive_field(windows: Iterable[Window]) -> Pair:
+    """Input positions (height, width) between the first and the last that one output depends on."""
+    fields = cumulative(windows)
+    return fields[-1] if fields else (1, 1)
+
+
+def cumulative(windows: Iterable[Window]) -> list[Pair]:
+    """The receptive field after each window of the sequence (after its last repetition)."""
+    field, jump, fields = [1, 1], [1, 1], []
     for window in windows:
-        field += window.dilation * (window.kernel - 1) * jump
-        jump *= window.stride
-        fields.append(field)
+        for axis in (0, 1):
+            reach, stride = window.dilation[axis] * (window.kernel[axis] - 1), window.stride[axis]
+            # count layers of stride s reach 1 + s + s^2 + ... times as far as one
+            repeats = window.count if stride == 1 else (stride**window.count - 1) // (stride - 1)
+            field[axis] += reach * jump[axis] * repeats
+            jump[axis] *= stride**window.count
+        fields.append((field[0], field[1]))
     return fields
 
 
-def touched(windows: Iterable[Window]) -> set[int]:
-    """Offsets of the input positions, along one axis, that the last layer's position 0 depends on."""
+def coverage(windows: Sequence[Window]) -> tuple[int, int]:
+    """(positions touched, positions in the receptive field) of one output, in two dimensions."""
+    touched = prod(len(_touched(windows, axis)) for axis in (0, 1))
+    return touched, prod(receptive_field(windows))
+
+
+def _touched(windows: Sequence[Window], axis: int) -> set[int]:
+    """Input positions that output 0 depends on along one axis, walking back from the output."""
     positions = {0}
-    for window in reversed(list(windows)):
-        positions = {p * window.stride + tap * window.dilation for p in positions for tap in range(window.kernel)}
+    for window in reversed(windows):
+        kernel, stride, dilation = window.kernel[axis], window.stride[axis], window.dilation[axis]
+        for _ in range(window.count):
+            positions = {p * stride + tap * dilation for p in positions for tap in range(kernel)}
     return positions
-
-
-def coverage(windows: Iterable[Window]) -> tuple[int, int]:
-    """(positions touched, positions in the field) of a square field; fewer touched is gridding."""
-    layers = list(windows)
-    return len(touched(layers)) ** 2, receptive_fields(layers)[-1] ** 2

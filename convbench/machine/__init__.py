@@ -1,0 +1,1 @@
+"""What this machine is, what it can reach, and how quiet it is."""
