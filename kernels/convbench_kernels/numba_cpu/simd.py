@@ -1,0 +1,377 @@
+"""SIMD verbs for Numba kernels: the only file that knows LLVM.
+
+Vectors and register tiles are ordinary values of a kernel: variables, arguments, loop-carried sums. LLVM
+keeps them in registers (its SROA pass splits a tile into its vectors).
+
+    v = load(x, i)                  x[i : i + LANES]             any contiguous float32 array, any ndim:
+    v = load_range(x, i, lo, hi)    lanes lo <= l < hi, others 0   i counts elements from its start
+    v = load_stride2(x, i)          x[i], x[i + 2], ...          touches nothing beyond the last of them
+    v = gather(x, i, step, lo, hi)  x[i + l*step], lo <= l < hi
+    v = broadcast(s)                all lanes s
+    store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
+    v = fma(a, b, c)                a*b + c; fused where the CPU can (tiles.ISA.fma)
+    v = add(a, b)  mul(a, b)  maximum(a, b)           maximum returns NaN if either is
+    s = sum_lanes(v)                in pairs, a fixed order
+
+    t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals or module constants
+    t = tile_fma(t, a, i, row, b, j)   t[m][n] += a[i + m*row] * b[j + n*LANES : + LANES]
+    t = tile_fma_at(t, a, i, row, b, (j0, j1, ...))   the same with vector n at b[jn]: pixels that do not touch
+    t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
+    tile_store(t, y, i, row)           the inverse
+    tile_store_range(t, n, y, i, row, rows, lo, hi)   column n alone: rows m < rows, lanes lo <= l < hi
+    v = tile_get(t, m, n)           one vector; m, n literals
+
+Indices are element offsets, not checked: the kernel owns its edges. Lanes outside a range are never read
+or written, so ranges are how a kernel stays inside its tensors. Loads and stores need no alignment.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models, register_default
+from numba.extending import intrinsic
+
+from convbench_kernels.numba_cpu.tiles import ISA, LANES
+
+_F32 = ir.FloatType()
+_I32 = ir.IntType(32)
+_VEC = ir.VectorType(_F32, LANES)
+_VEC_I32 = ir.VectorType(_I32, LANES)
+_VEC_I64 = ir.VectorType(ir.IntType(64), LANES)
+_PTRS = ir.VectorType(_F32.as_pointer(), LANES)
+_ALIGN = 4  # any float address: without it LLVM emits aligned moves that fault
+_NAME = f"v{LANES}f32"
+
+
+class Vector(types.Type):
+    """LANES float32 in one register."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"f32x{LANES}")
+
+
+class Tile(types.Type):
+    """rows x columns vectors in registers."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
+        super().__init__(name=f"tile{rows}x{columns}xf32x{LANES}")
+
+
+VECTOR = Vector()
+
+
+@register_default(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, _VEC)
+
+
+@register_default(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, ir.ArrayType(_VEC, fe_type.rows * fe_type.columns))
+
+
+# Pieces of LLVM IR -------------------------------------------------------------------------------
+
+
+def _is_array(*operands: Any) -> bool:
+    return all(isinstance(o, types.Array) and o.dtype == types.float32 and o.layout == "C" for o in operands)
+
+
+def _base(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    """Pointer to an array's first element."""
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def _load(builder: Any, base: Any, index: Any) -> Any:
+    return builder.load(builder.bitcast(builder.gep(base, [index]), _VEC.as_pointer()), align=_ALIGN)
+
+
+def _store(builder: Any, base: Any, index: Any, vector: Any) -> None:
+    builder.store(vector, builder.bitcast(builder.gep(base, [index]), _VEC.as_pointer()), align=_ALIGN)
+
+
+def _splat(builder: Any, scalar: Any, vector_type: Any = _VEC) -> Any:
+    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(_VEC_I32, [0] * LANES))
+
+
+def _mask(builder: Any, lo: Any, hi: Any) -> Any:
+    """Lanes lo <= lane < hi."""
+    iota = ir.Constant(_VEC_I64, list(range(LANES)))
+    above = builder.icmp_signed(">=", iota, _splat(builder, lo, _VEC_I64))
+    return builder.and_(above, builder.icmp_signed("<", iota, _splat(builder, hi, _VEC_I64)))
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    signature = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    if ISA.fma:
+        return _call(builder, f"llvm.fma.{_NAME}", _VEC, a, b, c)
+    return builder.fadd(builder.fmul(a, b), c)
+
+
+def _store_range(builder: Any, base: Any, index: Any, vector: Any, mask: Any) -> None:
+    pointer = builder.bitcast(builder.gep(base, [index]), _VEC.as_pointer())
+    _call(builder, f"llvm.masked.store.{_NAME}.p0", ir.VoidType(), vector, pointer, ir.Constant(_I32, _ALIGN), mask)
+
+
+def _offset(builder: Any, index: Any, row: Any, m: int, n: int) -> Any:
+    """index + m*row + n*LANES"""
+    i64 = index.type
+    at = builder.add(index, builder.mul(row, ir.Constant(i64, m))) if m else index
+    return builder.add(at, ir.Constant(i64, n * LANES)) if n else at
+
+
+def _strided(builder: Any, base: Any, index: Any, step: Any) -> Any:
+    """Pointers to base[index + lane*step]."""
+    lanes = builder.mul(ir.Constant(_VEC_I64, list(range(LANES))), _splat(builder, step, _VEC_I64))
+    offsets = builder.add(_splat(builder, index, _VEC_I64), lanes)
+    pointers: Any = ir.Constant(_PTRS, ir.Undefined)
+    for lane in range(LANES):
+        pointer = builder.gep(base, [builder.extract_element(offsets, ir.Constant(_I32, lane))])
+        pointers = builder.insert_element(pointers, pointer, ir.Constant(_I32, lane))
+    return pointers
+
+
+# Vectors -----------------------------------------------------------------------------------------
+
+
+@intrinsic
+def load(typingctx, x, i):
+    def codegen(context, builder, signature, args):
+        return _load(builder, _base(context, builder, signature.args[0], args[0]), args[1])
+
+    return (VECTOR(x, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def load_range(typingctx, x, i, lo, hi):
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[0], args[0])
+        pointer = builder.bitcast(builder.gep(base, [args[1]]), _VEC.as_pointer())
+        mask, zero = _mask(builder, args[2], args[3]), ir.Constant(_VEC, None)
+        return _call(builder, f"llvm.masked.load.{_NAME}.p0", _VEC, pointer, ir.Constant(_I32, _ALIGN), mask, zero)
+
+    return (VECTOR(x, types.intp, types.intp, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def load_stride2(typingctx, x, i):
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[0], args[0])
+        low = _load(builder, base, args[1])
+        high = _load(builder, base, builder.add(args[1], ir.Constant(args[1].type, LANES - 1)))
+        even = [2 * lane for lane in range(LANES // 2)] + [LANES + 1 + 2 * lane for lane in range(LANES // 2)]
+        return builder.shuffle_vector(low, high, ir.Constant(_VEC_I32, even))
+
+    return (VECTOR(x, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def gather(typingctx, x, i, step, lo, hi):
+    def codegen(context, builder, signature, args):
+        pointers = _strided(builder, _base(context, builder, signature.args[0], args[0]), args[1], args[2])
+        mask, zero = _mask(builder, args[3], args[4]), ir.Constant(_VEC, None)
+        name = f"llvm.masked.gather.{_NAME}.v{LANES}p0"
+        return _call(builder, name, _VEC, pointers, ir.Constant(_I32, _ALIGN), mask, zero)
+
+    return (VECTOR(x, *[types.intp] * 4), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def scatter(typingctx, x, i, step, v, lo, hi):
+    def codegen(context, builder, signature, args):
+        pointers = _strided(builder, _base(context, builder, signature.args[0], args[0]), args[1], args[2])
+        mask = _mask(builder, args[4], args[5])
+        name = f"llvm.masked.scatter.{_NAME}.v{LANES}p0"
+        _call(builder, name, ir.VoidType(), args[3], pointers, ir.Constant(_I32, _ALIGN), mask)
+        return context.get_dummy_value()
+
+    return (types.void(x, types.intp, types.intp, VECTOR, types.intp, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def broadcast(typingctx, s):
+    def codegen(context, builder, signature, args):
+        return _splat(builder, args[0])
+
+    return VECTOR(types.float32), codegen
+
+
+@intrinsic
+def store(typingctx, x, i, v):
+    def codegen(context, builder, signature, args):
+        _store(builder, _base(context, builder, signature.args[0], args[0]), args[1], args[2])
+        return context.get_dummy_value()
+
+    return (types.void(x, types.intp, VECTOR), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def store_range(typingctx, x, i, v, lo, hi):
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[0], args[0])
+        _store_range(builder, base, args[1], args[2], _mask(builder, args[3], args[4]))
+        return context.get_dummy_value()
+
+    return (types.void(x, types.intp, VECTOR, types.intp, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    def codegen(context, builder, signature, args):
+        return _fma(builder, *args)
+
+    return VECTOR(VECTOR, VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def add(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.fadd(*args)
+
+    return VECTOR(VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def mul(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.fmul(*args)
+
+    return VECTOR(VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def maximum(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        a, b = args
+        return builder.select(builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a)), a, b)
+
+    return VECTOR(VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def sum_lanes(typingctx, v):
+    def codegen(context, builder, signature, args):
+        vector, width = args[0], LANES
+        while width > 1:
+            width //= 2
+            half = ir.Constant(_VEC_I32, [(lane + width) % LANES for lane in range(LANES)])
+            vector = builder.fadd(vector, builder.shuffle_vector(vector, vector, half))
+        return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+    return types.float32(VECTOR), codegen
+
+
+# Register tiles ----------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero(typingctx, mr, nr):
+    tile = Tile(mr.literal_value, nr.literal_value)
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.ArrayType(_VEC, tile.rows * tile.columns), None)
+
+    return tile(mr, nr), codegen
+
+
+def _rank1(builder: Any, tile: Tile, sums: Any, a: Any, i: Any, row: Any, vectors: list[Any]) -> Any:
+    for m in range(tile.rows):
+        weight = _splat(builder, builder.load(builder.gep(a, [_offset(builder, i, row, m, 0)]), align=_ALIGN))
+        for n, vector in enumerate(vectors):
+            at = m * tile.columns + n
+            product = _fma(builder, weight, vector, builder.extract_value(sums, at))
+            sums = builder.insert_value(sums, product, at)
+    return sums
+
+
+@intrinsic
+def tile_fma(typingctx, t, a, i, row, b, j):
+    def codegen(context, builder, signature, args):
+        sums, _, i, row, _, j = args
+        a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
+        vectors = [_load(builder, b, _offset(builder, j, j, 0, n)) for n in range(t.columns)]
+        return _rank1(builder, t, sums, a, i, row, vectors)
+
+    valid = isinstance(t, Tile) and _is_array(a, b)
+    return (t(t, a, types.intp, types.intp, b, types.intp), codegen) if valid else None
+
+
+@intrinsic
+def tile_fma_at(typingctx, t, a, i, row, b, j):
+    def codegen(context, builder, signature, args):
+        sums, _, i, row, _, j = args
+        a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
+        vectors = [_load(builder, b, builder.extract_value(j, n)) for n in range(t.columns)]
+        return _rank1(builder, t, sums, a, i, row, vectors)
+
+    valid = isinstance(t, Tile) and _is_array(a, b)
+    return (t(t, a, types.intp, types.intp, b, types.UniTuple(types.intp, t.columns)), codegen) if valid else None
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typingctx, mr, nr, y, i, row):
+    tile = Tile(mr.literal_value, nr.literal_value)
+
+    def codegen(context, builder, signature, args):
+        _, _, _, i, row = args
+        base = _base(context, builder, signature.args[2], args[2])
+        sums: Any = ir.Constant(ir.ArrayType(_VEC, tile.rows * tile.columns), None)
+        for m in range(tile.rows):
+            for n in range(tile.columns):
+                vector = _load(builder, base, _offset(builder, i, row, m, n))
+                sums = builder.insert_value(sums, vector, m * tile.columns + n)
+        return sums
+
+    return (tile(mr, nr, y, types.intp, types.intp), codegen) if _is_array(y) else None
+
+
+@intrinsic
+def tile_store(typingctx, t, y, i, row):
+    def codegen(context, builder, signature, args):
+        sums, _, i, row = args
+        base = _base(context, builder, signature.args[1], args[1])
+        for m in range(t.rows):
+            for n in range(t.columns):
+                vector = builder.extract_value(sums, m * t.columns + n)
+                _store(builder, base, _offset(builder, i, row, m, n), vector)
+        return context.get_dummy_value()
+
+    valid = isinstance(t, Tile) and _is_array(y)
+    return (types.void(t, y, types.intp, types.intp), codegen) if valid else None
+
+
+@intrinsic(prefer_literal=True)
+def tile_store_range(typingctx, t, n, y, i, row, rows, lo, hi):
+    column = n.literal_value if isinstance(n, types.IntegerLiteral) else None
+
+    def codegen(context, builder, signature, args):
+        sums, _, _, i, row, rows, lo, hi = args
+        base = _base(context, builder, signature.args[2], args[2])
+        mask = _mask(builder, lo, hi)
+        for m in range(t.rows):
+            with builder.if_then(builder.icmp_signed("<", ir.Constant(rows.type, m), rows)):
+                vector = builder.extract_value(sums, m * t.columns + column)
+                _store_range(builder, base, _offset(builder, i, row, m, 0), vector, mask)
+        return context.get_dummy_value()
+
+    valid = isinstance(t, Tile) and _is_array(y) and column is not None
+    return (types.void(t, n, y, *[types.intp] * 5), codegen) if valid else None
+
+
+@intrinsic(prefer_literal=True)
+def tile_get(typingctx, t, m, n):
+    def codegen(context, builder, signature, args):
+        return builder.extract_value(args[0], m.literal_value * t.columns + n.literal_value)
+
+    return (VECTOR(t, m, n), codegen) if isinstance(t, Tile) else None

@@ -1,0 +1,203 @@
+"""Every SIMD verb against NumPy, on this CPU's vectors and on the narrower ones that Numba can be told to use."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numba import njit
+
+from convbench_kernels.numba_cpu import simd, tiles
+from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
+
+OTHER_TARGETS = {
+    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"},
+    "avx": {"NUMBA_CPU_NAME": "sandybridge", "NUMBA_CPU_FEATURES": "+avx"},
+    "sse2": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"},
+}
+RANGES = [(0, LANES), (0, 1), (1, LANES), (LANES // 2, LANES - 1), (2, 2), (-3, LANES + 5)]
+PLAIN = np.arange(200, dtype=np.float32)
+
+
+def lanes_in(lo, hi):
+    return np.array([lo <= lane < hi for lane in range(LANES)])
+
+
+@njit
+def _copy(x, i, y, j):
+    simd.store(y, j, simd.load(x, i))
+
+
+@njit
+def _copy_range(x, i, y, j, lo, hi):
+    simd.store(y, j, simd.load_range(x, i, lo, hi))
+
+
+@njit
+def _store_range(x, i, y, j, lo, hi):
+    simd.store_range(y, j, simd.load(x, i), lo, hi)
+
+
+@njit
+def _stride2(x, i, y, j):
+    simd.store(y, j, simd.load_stride2(x, i))
+
+
+@njit
+def _gather(x, i, step, y, lo, hi):
+    simd.store(y, 0, simd.gather(x, i, step, lo, hi))
+
+
+@njit
+def _scatter(x, y, i, step, lo, hi):
+    simd.scatter(y, i, step, simd.load(x, 0), lo, hi)
+
+
+@njit
+def _arithmetic(x, s, y):
+    a, b, c = simd.load(x, 0), simd.load(x, LANES), simd.broadcast(np.float32(s))
+    simd.store(y, 0, simd.fma(a, b, c))
+    simd.store(y, LANES, simd.add(a, c))
+    simd.store(y, 2 * LANES, simd.mul(a, b))
+    simd.store(y, 3 * LANES, simd.maximum(a, c))
+    return simd.sum_lanes(a)
+
+
+@njit
+def _tile_product(a, row, b, y, depth):
+    t = simd.tile_zero(MR, NR)
+    for k in range(depth):
+        t = simd.tile_fma(t, a, k, row, b, k * NR * LANES)
+    simd.tile_store(t, y, 0, NR * LANES)
+    t = simd.tile_fma(simd.tile_load(MR, NR, y, 0, NR * LANES), a, 0, row, b, 0)
+    simd.tile_store(t, y, 0, NR * LANES)
+
+
+@njit
+def _tile_apart(a, b, y):
+    t = simd.tile_fma_at(simd.tile_zero(2, 2), a, 0, 1, b, (5, 5 + 3 * LANES))
+    simd.store(y, 0, simd.tile_get(t, 0, 1))
+    simd.store(y, LANES, simd.tile_get(t, 1, 0))
+
+
+@njit
+def _tile_part(a, b, y, i, row, rows, lo, hi):
+    t = simd.tile_fma(simd.tile_zero(4, 2), a, 0, 1, b, 0)
+    simd.tile_store_range(t, 1, y, i, row, rows, lo, hi)
+
+
+def test_moves_at_any_address():
+    for i, j in ((0, 0), (1, 3), (17, 5)):
+        y = np.full(40, -1, np.float32)
+        _copy(PLAIN, i, y, j)
+        assert np.array_equal(y[j : j + LANES], PLAIN[i : i + LANES])
+        assert (np.delete(y, np.s_[j : j + LANES]) == -1).all()
+
+
+@pytest.mark.parametrize(("lo", "hi"), RANGES)
+def test_ranges_touch_only_their_lanes(lo, hi):
+    inside = lanes_in(lo, hi)
+    y = np.full(LANES, -1, np.float32)
+    _copy_range(PLAIN, 7, y, 0, lo, hi)
+    assert np.array_equal(y, np.where(inside, PLAIN[7 : 7 + LANES], 0))
+    y = np.full(LANES + 8, -1, np.float32)
+    _store_range(PLAIN, 7, y, 4, lo, hi)
+    assert np.array_equal(y[4:-4], np.where(inside, PLAIN[7 : 7 + LANES], -1))
+    assert (y[:4] == -1).all() and (y[-4:] == -1).all()
+
+
+@pytest.mark.parametrize(("lo", "hi"), RANGES)
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_gather_and_scatter(lo, hi, step):
+    inside, at = lanes_in(lo, hi), 3 + step * np.arange(LANES)
+    y = np.full(LANES, -1, np.float32)
+    _gather(PLAIN, 3, step, y, lo, hi)
+    assert np.array_equal(y, np.where(inside, PLAIN[at], 0))
+    y = np.full(100, -1, np.float32)
+    _scatter(PLAIN, y, 3, step, lo, hi)
+    expected = np.full(100, -1, np.float32)
+    expected[at[inside]] = PLAIN[:LANES][inside]
+    assert np.array_equal(y, expected)
+
+
+def test_stride_two_ends_with_its_last_element():
+    y = np.zeros(LANES, np.float32)
+    _stride2(PLAIN, 3, y, 0)
+    assert np.array_equal(y, PLAIN[3 : 3 + 2 * LANES : 2])
+
+
+def test_arithmetic_and_nan():
+    x, y = PLAIN[: 2 * LANES].copy(), np.zeros(4 * LANES, np.float32)
+    a, b = x[:LANES], x[LANES:]
+    assert _arithmetic(x, 2.0, y) == a.sum()
+    expected = np.concatenate([a * b + 2, a + 2, a * b, np.maximum(a, 2)])
+    assert np.array_equal(y, expected)
+    x[1] = np.nan
+    assert np.isnan(_arithmetic(x, 2.0, y)) and np.isnan(y[3 * LANES + 1])
+    x[1] = 0
+    _arithmetic(x, np.nan, y)
+    assert np.isnan(y[3 * LANES :]).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_register_tile_is_a_matrix_product(depth):
+    rng = np.random.default_rng(depth)
+    a = rng.integers(-4, 5, (MR, depth)).astype(np.float32)
+    b = rng.integers(-4, 5, (depth, NR * LANES)).astype(np.float32)
+    y = np.zeros((MR, NR * LANES), np.float32)
+    _tile_product(a, depth, b, y, depth)
+    assert np.array_equal(y, a @ b + np.outer(a[:, 0], b[0]))
+
+
+def test_tile_of_vectors_apart():
+    y = np.zeros(2 * LANES, np.float32)
+    _tile_apart(np.array([3, 7], np.float32), PLAIN, y)
+    first, second = PLAIN[5 : 5 + LANES], PLAIN[5 + 3 * LANES : 5 + 4 * LANES]
+    assert np.array_equal(y, np.concatenate([3 * second, 7 * first]))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 9])
+@pytest.mark.parametrize(("lo", "hi"), RANGES)
+def test_tile_column_in_part(rows, lo, hi):
+    a, y = np.array([1, 2, 3, 4], np.float32), np.full((6, LANES + 4), -1, np.float32)
+    _tile_part(a, PLAIN, y, 2, LANES + 4, rows, lo, hi)
+    expected = np.full_like(y, -1)
+    for m in range(min(rows, 4)):
+        expected[m, 2:-2] = np.where(lanes_in(lo, hi), a[m] * PLAIN[LANES : 2 * LANES], -1)
+    assert np.array_equal(y, expected)
+
+
+def test_table_fits_the_register_files():
+    registers = {"avx512": 32, "neon": 32, "avx2": 16, "avx": 16, "sse2": 16}
+    assert {isa.name for isa in tiles.TABLE} == set(registers)
+    for isa in tiles.TABLE:
+        assert isa.mr * isa.nr + isa.nr + 1 <= registers[isa.name]
+
+
+def test_choice_by_features():
+    names = [
+        tiles.choose(set(found.split()), machine).name
+        for found, machine in (
+            ("sse2 avx avx2 fma avx512f avx512vl avx512dq", "x86_64-unknown-linux-gnu"),
+            ("sse2 avx avx2 fma avx512f", "x86_64-unknown-linux-gnu"),
+            ("sse2 avx", "x86_64-pc-windows-msvc"),
+            ("", "x86_64-unknown-linux-gnu"),
+            ("neon", "arm64-apple-darwin"),
+        )
+    ]
+    assert names == ["avx512", "avx2", "avx", "sse2", "neon"]
+
+
+@pytest.mark.parametrize("isa", OTHER_TARGETS)
+def test_on_narrower_vectors(isa):
+    """The same tests in a process that compiles for a lesser CPU."""
+    if "CONVBENCH_TEST_ISA" in os.environ:
+        assert os.environ["CONVBENCH_TEST_ISA"] == tiles.ISA.name
+        return
+    if tiles.ISA.name not in ("avx512", "avx2"):
+        pytest.skip("the lesser targets are x86")
+    environment = os.environ | OTHER_TARGETS[isa] | {"CONVBENCH_TEST_ISA": isa}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", f"not narrower or {isa}]"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
