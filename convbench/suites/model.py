@@ -78,16 +78,20 @@ class Suite:
 
         Empty unless the suite is sequential.
         """
-        if not self.sequential:
-            return {}
-        names, windows = [], []
-        for layer in self.layers:
-            if layer.branch:
-                continue
-            names.append(layer.name)
-            windows.append(Window.of(layer.spec, layer.count))
-            for other in self.others:
-                if other.window and other.after == layer.name:
-                    names.append("")
-                    windows.append(other.window)
-        return {name: field for name, field in zip(names, cumulative(windows), strict=True) if name}
+        path = self._path()
+        fields = cumulative(window for _, window in path)
+        return {name: field for (name, _), field in zip(path, fields, strict=True) if name}
+
+    def receptive_field(self) -> Pair | None:
+        """Receptive field of the whole network, a last pooling included; None unless it is sequential."""
+        path = self._path()
+        return cumulative(window for _, window in path)[-1] if path else None
+
+    def _path(self) -> list[tuple[str, Window]]:
+        """Windows in order, each with the layer's name; pooling has none."""
+        path: list[tuple[str, Window]] = []
+        for layer in self.layers if self.sequential else ():
+            if not layer.branch:
+                path.append((layer.name, Window.of(layer.spec, layer.count)))
+                path += [("", o.window) for o in self.others if o.window and o.after == layer.name]
+        return path
