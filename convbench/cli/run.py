@@ -137,6 +137,8 @@ def _look(plan: Plan, settings: dict, quick: bool) -> Record:
     from convbench.run import Stopwatch, new_record
 
     watch = Stopwatch()
+    with watch("imports"):
+        import scipy.stats  # noqa: F401 - otherwise the first case would wait for it
     with watch("detect"):
         environment = detect(with_torch=True)
     with watch("peaks"):

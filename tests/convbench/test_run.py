@@ -1,0 +1,283 @@
+"""The main job on fake kernels and on torch: statuses, resume after a kill, files, exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from convbench.case import Case
+from convbench.cli.main import run as convbench
+from convbench.journal import Header, Journal
+from convbench.measure import Policy
+from convbench.plugin import Implementation, Kernel
+from convbench.results import COLUMN_NAMES, Environment, load
+from convbench.run import Plan, execute, new_record, resume, verify_plan, write_outputs
+from convbench.spec import ConvSpec
+
+CASES = [Case(ConvSpec.create([1, c, 6, 6], 4, 3, padding=1), suite="tiny", name=f"c{c}", count=c) for c in (1, 2, 3)]
+POLICY = Policy(max_time_s=0.01, sample_s=0.0005)
+
+
+class Silent:
+    """Counts what it is told."""
+
+    def __init__(self):
+        self.cases, self.samples, self.rows = [], 0, []
+
+    def case(self, case, implementations):
+        self.cases.append(case.name)
+
+    def sample(self, seconds):
+        self.samples += 1
+
+    def done(self, rows):
+        self.rows += rows
+
+
+def implementation(name, run=None, supports=lambda case: "", **kernel):
+    run = run or (lambda x, w: torch.nn.functional.conv2d(x, w, padding=1))
+    return Implementation(name, supports, lambda case: Kernel(run, "fake", **kernel))
+
+
+REFERENCE = implementation("torch.aten")
+
+
+def execute_plan(*implementations, cases=CASES, progress=None, journal=None, done=0, named=()):
+    plan = Plan(cases, [REFERENCE, *implementations], POLICY, 1, 0, frozenset(named))
+    record = new_record(Environment(machine="m"), [], {})
+    return execute(plan, record, progress or Silent(), journal, done)
+
+
+def test_every_case_and_implementation_has_a_row_with_times():
+    progress = Silent()
+    record = execute_plan(implementation("torch.other"), progress=progress)
+    assert [(r.case, r.implementation) for r in record.rows] == [
+        (case.name, name) for case in CASES for name in ("torch.aten", "torch.other")
+    ]
+    for row in record.rows:
+        assert row.status == "ok"
+        assert len(row.samples_s) == len(row.rounds) == row.samples >= 6
+        assert row.ci_low_s <= row.median_s <= row.ci_high_s
+        assert row.gflops == pytest.approx(2 * row.macs / row.median_s / 1e9)
+        assert row.error <= row.tolerance
+        assert row.speedup_ci_low <= row.speedup_vs_reference <= row.speedup_ci_high
+    assert {r.speedup_vs_reference for r in record.rows if r.implementation == "torch.aten"} == {1.0}
+    assert progress.cases == ["c1", "c2", "c3"]
+    assert progress.rows == record.rows
+    assert progress.samples >= sum(r.samples for r in record.rows)
+
+
+def raising(error):
+    def run(x, w):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "detail"),
+    [
+        (lambda x, w: torch.nn.functional.conv2d(x, w, padding=1) + 1, "mismatch", "differ on integers"),
+        (raising(ValueError("line one\nline two")), "error", "ValueError: line one line two"),
+        (raising(torch.OutOfMemoryError("too much")), "out_of_memory", "too much"),
+        (raising(MemoryError()), "out_of_memory", "MemoryError"),
+        (lambda x, w: None, "mismatch", "NoneType"),
+    ],
+)
+def test_a_failing_kernel_fails_its_cell_only(run, status, detail):
+    record = execute_plan(implementation("torch.bad", run), cases=CASES[:1])
+    good, bad = record.rows
+    assert good.status == "ok"
+    assert bad.status == status
+    assert detail in bad.status_detail
+    assert "\n" not in bad.status_detail
+    assert bad.median_s is bad.gflops is bad.speedup_vs_reference is None
+    assert bad.samples_s == []
+
+
+def test_a_kernel_that_goes_wrong_while_it_is_timed_is_found():
+    calls = 0
+
+    def run(x, w):
+        nonlocal calls
+        calls += 1
+        return torch.nn.functional.conv2d(x, w, padding=1) * (1 if calls < 20 else 1.5)
+
+    record = execute_plan(implementation("torch.tired", run), cases=CASES[:1])
+    assert record.rows[1].status == "mismatch"
+    assert record.rows[1].median_s is None
+
+
+def test_unsupported_has_a_row_only_when_asked_for_by_name():
+    picky = implementation("torch.picky", supports=lambda case: "does not like it")
+    assert len(execute_plan(picky, cases=CASES[:1]).rows) == 1
+    named = execute_plan(picky, cases=CASES[:1], named=["torch.picky"]).rows[1]
+    assert (named.status, named.status_detail) == ("unsupported", "does not like it")
+
+
+def test_preparation_is_outside_the_timing_and_its_result_is_used():
+    prepared = []
+
+    def prepare(x, w):
+        prepared.append(1)
+        return x, w * 1
+
+    record = execute_plan(implementation("torch.prepacked", prepare=prepare), cases=CASES[:1])
+    assert record.rows[1].status == "ok"
+    assert len(prepared) < record.rows[1].samples
+
+
+def test_interrupted_anywhere_then_resumed_has_each_case_once(tmp_path):
+    class Interrupting(Silent):
+        def done(self, rows):
+            super().done(rows)
+            if len(self.rows) == 2:
+                raise KeyboardInterrupt
+
+    journal = Journal(tmp_path)
+    record = new_record(Environment(machine="m"), [], {})
+    plan = Plan(CASES, [REFERENCE, implementation("torch.other")], POLICY, 1)
+    names = [i.name for i in plan.implementations]
+    journal.start(Header(record=record, cases=CASES, implementations=names, policy=POLICY, threads=1, seed=0))
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, record, Interrupting(), journal)
+    first = list(record.rows)
+    header, record, done = resume(journal)
+    assert (done, record.rows, header.cases) == (1, first, CASES)
+    execute(plan, record, Silent(), journal, done)
+    assert [(r.case, r.implementation) for r in record.rows] == [(c.name, n) for c in CASES for n in names]
+    assert record.rows[:2] == first  # not measured again
+    assert resume(journal)[1].rows == record.rows
+
+
+def test_what_is_written_can_be_loaded(tmp_path):
+    record = execute_plan()
+    paths = write_outputs(record, tmp_path)
+    assert load(tmp_path) == record
+    lines = list(csv.DictReader(paths["results.csv"].open()))
+    assert tuple(lines[0]) == COLUMN_NAMES
+    assert [line["case"] for line in lines] == ["c1", "c2", "c3"]
+    assert float(lines[0]["median_s"]) == record.rows[0].median_s
+
+
+def test_verify_plan_covers_every_cell_without_timing():
+    wrong = implementation("bad.kernel", lambda x, w: torch.zeros(1, 4, 6, 6))
+    seen = []
+    rows = verify_plan(Plan(CASES, [REFERENCE, wrong], POLICY, 1), seen.append)
+    assert [row.status for row in rows] == ["ok", "mismatch"] * 3
+    assert seen == rows
+    assert all(row.median_s is None for row in rows)
+
+
+TINY = """
+[suite]
+name = "tiny"
+[[case]]
+name = "a"
+input = [1, 4, 8, 8]
+out_channels = 4
+kernel = 3
+padding = 1
+[[case]]
+name = "b"
+operator = "conv_transpose2d"
+input = [1, 4, 8, 8]
+out_channels = 2
+kernel = 2
+stride = 2
+[[case]]
+name = "c"
+input = [1, 4, 8, 8]
+out_channels = 4
+kernel = 1
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def test_the_command_writes_all_three_files_and_says_where(tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = convbench(["run", tiny, "--quick", "--impl", "torch.aten", "--max-time", "0.02", "--out", str(out)])
+    assert code == 0
+    printed = capsys.readouterr().out
+    for name in ("run.json", "results.csv", "report.html"):
+        assert (out / name).stat().st_size > 0
+        assert str(out / name) in printed
+    record = load(out)
+    assert record.complete
+    assert {peak.quantity for peak in record.peaks} >= {"gemm", "copy"}
+    assert record.settings["threads"] == len(os.sched_getaffinity(0))
+
+
+def test_json_is_one_document_on_stdout(tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert (
+        convbench(["run", tiny, "--impl", "torch", "--quick", "--max-time", "0.02", "--out", str(out), "--json"]) == 0
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema_version"], document["command"]) == (1, "run")
+    assert set(COLUMN_NAMES) <= set(document["rows"][0])
+
+
+def test_killed_for_real_and_resumed(tiny, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "convbench.cli.main", "run"]
+    arguments = [
+        tiny,
+        "--quick",
+        "--impl",
+        "torch.aten",
+        "--max-time",
+        "1.5",
+        "--precision",
+        "0.001%",
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    journal = out / "journal.jsonl"
+    for _ in range(600):
+        if journal.exists() and journal.read_bytes().count(b"\n") >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = journal.read_bytes()
+    assert not (out / "run.json").exists()
+    done = subprocess.run([*command, "--resume", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert journal.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+    assert [row.case for row in load(out).rows] == ["a", "b", "c"]
+
+
+def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
+    out = tmp_path / "out"
+    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "3", "--precision", "0.001%", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convbench.cli.main", "run", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    for _ in range(600):
+        if (out / "journal.jsonl").exists() and (out / "journal.jsonl").read_bytes().count(b"\n") >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert [row.case for row in load(out).rows][:1] == ["a"]
+    assert not load(out).complete
