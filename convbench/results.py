@@ -52,20 +52,20 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     k: Annotated[int, _meta("output channels")]
     r: Annotated[int, _meta("kernel height")]
     s: Annotated[int, _meta("kernel width")]
-    stride_h: int
-    stride_w: int
-    padding_h: int
-    padding_w: int
-    dilation_h: int
-    dilation_w: int
-    groups: int
-    output_padding_h: int
-    output_padding_w: int
+    stride_h: Annotated[int, _meta("stride, vertical")]
+    stride_w: Annotated[int, _meta("stride, horizontal")]
+    padding_h: Annotated[int, _meta("zero padding on each side, vertical")]
+    padding_w: Annotated[int, _meta("zero padding on each side, horizontal")]
+    dilation_h: Annotated[int, _meta("dilation, vertical")]
+    dilation_w: Annotated[int, _meta("dilation, horizontal")]
+    groups: Annotated[int, _meta("channel groups")]
+    output_padding_h: Annotated[int, _meta("output padding of a transposed convolution, vertical")]
+    output_padding_w: Annotated[int, _meta("output padding of a transposed convolution, horizontal")]
     implementation: Annotated[str, _meta("family.algorithm")]
     algorithm: Annotated[str | None, _meta("what the implementation chose for this shape")] = None
     status: Annotated[Status, _meta("ok, or why there is no time")]
     status_detail: Annotated[str | None, _meta("the reason in words")] = None
-    error: Annotated[float | None, _meta("||out - ref|| / ||ref|| against float64 on real-valued input")] = None
+    error: Annotated[float | None, _meta("relative L2 error against float64, the larger of two checks")] = None
     tolerance: Annotated[float | None, _meta("largest error allowed, derived from the reduction length")] = None
     samples: Annotated[int | None, _meta("samples taken")] = None
     median_s: Annotated[float | None, _meta("median time of one call", "s")] = None
