@@ -76,7 +76,7 @@ def _tile_product(a, row, b, y, depth):
 
 @njit
 def _tile_apart(a, b, y):
-    t = simd.tile_fma_at(simd.tile_zero(2, 2), a, 0, 1, b, (5, 5 + 3 * LANES))
+    t = simd.tile_fma_at(simd.tile_rows(2, 2, a, 0), a, 0, 1, b, 5, (0, 3 * LANES))
     simd.store(y, 0, simd.tile_get(t, 0, 1))
     simd.store(y, LANES, simd.tile_get(t, 1, 0))
 
@@ -154,7 +154,7 @@ def test_tile_of_vectors_apart():
     y = np.zeros(2 * LANES, np.float32)
     _tile_apart(np.array([3, 7], np.float32), PLAIN, y)
     first, second = PLAIN[5 : 5 + LANES], PLAIN[5 + 3 * LANES : 5 + 4 * LANES]
-    assert np.array_equal(y, np.concatenate([3 * second, 7 * first]))
+    assert np.array_equal(y, np.concatenate([3 * second + 3, 7 * first + 7]))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 9])

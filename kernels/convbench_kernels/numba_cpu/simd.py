@@ -15,7 +15,8 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
 
     t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals or module constants
     t = tile_fma(t, a, i, row, b, j)   t[m][n] += a[i + m*row] * b[j + n*LANES : + LANES]
-    t = tile_fma_at(t, a, i, row, b, (j0, j1, ...))   the same with vector n at b[jn]: pixels that do not touch
+    t = tile_rows(MR, NR, s, i)     t[m][n] = s[i + m] in all lanes (a bias)
+    t = tile_fma_at(t, a, i, row, b, j, (d0, d1, ...))   tile_fma with vector n at b[j + dn]: pixels apart
     t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
     tile_store(t, y, i, row)           the inverse
     tile_store_range(t, n, y, i, row, rows, lo, hi)   column n alone: rows m < rows, lanes lo <= l < hi
@@ -285,6 +286,23 @@ def tile_zero(typingctx, mr, nr):
     return tile(mr, nr), codegen
 
 
+@intrinsic(prefer_literal=True)
+def tile_rows(typingctx, mr, nr, s, i):
+    tile = Tile(mr.literal_value, nr.literal_value)
+
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[2], args[2])
+        sums: Any = ir.Constant(ir.ArrayType(_VEC, tile.rows * tile.columns), None)
+        for m in range(tile.rows):
+            at = builder.add(args[3], ir.Constant(args[3].type, m))
+            row = _splat(builder, builder.load(builder.gep(base, [at]), align=_ALIGN))
+            for n in range(tile.columns):
+                sums = builder.insert_value(sums, row, m * tile.columns + n)
+        return sums
+
+    return (tile(mr, nr, s, types.intp), codegen) if _is_array(s) else None
+
+
 def _rank1(builder: Any, tile: Tile, sums: Any, a: Any, i: Any, row: Any, vectors: list[Any]) -> Any:
     for m in range(tile.rows):
         weight = _splat(builder, builder.load(builder.gep(a, [_offset(builder, i, row, m, 0)]), align=_ALIGN))
@@ -308,15 +326,18 @@ def tile_fma(typingctx, t, a, i, row, b, j):
 
 
 @intrinsic
-def tile_fma_at(typingctx, t, a, i, row, b, j):
+def tile_fma_at(typingctx, t, a, i, row, b, j, apart):
     def codegen(context, builder, signature, args):
-        sums, _, i, row, _, j = args
+        sums, _, i, row, _, j, apart = args
         a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
-        vectors = [_load(builder, b, builder.extract_value(j, n)) for n in range(t.columns)]
+        b = builder.gep(b, [j])
+        vectors = [_load(builder, b, builder.extract_value(apart, n)) for n in range(t.columns)]
         return _rank1(builder, t, sums, a, i, row, vectors)
 
     valid = isinstance(t, Tile) and _is_array(a, b)
-    return (t(t, a, types.intp, types.intp, b, types.UniTuple(types.intp, t.columns)), codegen) if valid else None
+    if not valid:
+        return None
+    return t(t, a, types.intp, types.intp, b, types.intp, types.UniTuple(types.intp, t.columns)), codegen
 
 
 @intrinsic(prefer_literal=True)

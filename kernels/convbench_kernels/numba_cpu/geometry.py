@@ -1,0 +1,175 @@
+"""From a convolution to the numbers that the implicit-GEMM kernel walks by. Pure Python, done once per case.
+
+One output pixel (p, q) of any pass is a sum over taps and channels
+
+    y[n, k, p, q] = bias[k] + sum over taps t, channels c of  w[k, c, t] * x[n, c, p*sh + eh[t], q*sw + ew[t]]
+
+with x read as zero outside the image. A forward pass has eh = r*dilation - padding; the data gradient of a
+stride-1 convolution has eh = padding - r*dilation, x = dy, and K and C exchanged: no filter is rotated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
+
+
+@dataclass(frozen=True)
+class Taps:
+    """A pass as the equation above. rows, columns: eh, ew of each tap; weights: its offset in w.
+
+    Strides are in elements. `out` describes where y goes: (image, plane, row, step, first)."""
+
+    images: int
+    groups: int
+    k: int  # filters per group
+    c: int  # reduction channels per group
+    source: tuple[int, int]
+    output: tuple[int, int]
+    stride: tuple[int, int]
+    rows: Sequence[int]
+    columns: Sequence[int]
+    weights: Sequence[int]
+    w_group: int
+    w_row: int
+    w_channel: int
+    out: tuple[int, int, int, int, int] | None = None  # None: dense NCHW
+
+
+class Geometry(NamedTuple):
+    """What the kernel needs, all integers. Offsets and strides in elements, per group where it says k, c."""
+
+    images: int
+    block: int  # images packed at a time
+    groups: int
+    k: int
+    c: int
+    # weights
+    pack_w: int
+    w_group: int
+    w_row: int
+    w_channel: int
+    panels: int  # of MR filters
+    panel_block: int  # panels kept in L2 while pixels stream by
+    # x as it is
+    h: int
+    w: int
+    stride_h: int
+    stride_w: int
+    # x as it is read (packed, or in place)
+    pack_x: int
+    x_plane: int
+    phase_plane: int
+    top: int
+    rows: int
+    width: int
+    pitch: int
+    lead: int
+    # output pixels: flat over rows of `pitch`, or row by row in `row_vectors`
+    p: int
+    q: int
+    vectors: int
+    row_vectors: int
+    y_image: int
+    y_plane: int
+    y_row: int
+    y_step: int
+    y_first: int
+    # workspace
+    w_at: int
+    x_at: int
+    panel_at: int
+    panel_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Geometry plus tables. taps: [T, 4] x offset, w offset, first and last+1 output row that it reaches;
+    phases: [F, 2]; size(threads): workspace elements."""
+
+    geometry: Geometry
+    taps: np.ndarray
+    phases: np.ndarray
+    fixed: int
+
+    def size(self, threads: int) -> int:
+        return self.fixed + threads * self.geometry.panel_size
+
+
+PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
+FEW_PIXEL_TILES = 6  # below, a weight is used too rarely for packing it to pay
+
+
+def _reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int]:
+    """Output positions [begin, end) whose tap `offset` lies inside the source."""
+    begin = max(0, -(offset // stride))
+    end = min(output, (source - 1 - offset) // stride + 1)
+    return begin, max(begin, end)
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _spread(plane: int) -> int:
+    """A plane stride that does not map every channel to the same cache set (a multiple of 4 KiB would)."""
+    plane = _up(plane, 16)
+    return plane + 16 if plane % 1024 == 0 else plane
+
+
+def plan(t: Taps) -> Plan:
+    """Choose packing, tiling and blocks for one pass."""
+    (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
+    live = [
+        (eh, ew, at, *_reach(eh, sh, h, p))
+        for eh, ew, at in zip(t.rows, t.columns, t.weights, strict=True)
+        if len(range(*_reach(eh, sh, h, p))) and len(range(*_reach(ew, sw, w, q)))
+    ]
+    in_place = t.stride == (1, 1) and [(eh, ew) for eh, ew, *_ in live] == [(0, 0)] and (h, w) == (p, q)
+    phases = sorted({(eh % sh, ew % sw) for eh, ew, *_ in live}) or [(0, 0)]
+    up, left = (min([0, *(e[axis] // t.stride[axis] for e in live)]) for axis in (0, 1))
+    down, right = (max([0, *(e[axis] // t.stride[axis] for e in live)]) for axis in (0, 1))
+    rows, lead = p + down - up, -left
+    width = min(_up(w, sw) // sw, q + right)
+    pitch = max(width + lead, q + right)
+    phase_plane = _up(lead + rows * pitch, 16)
+    if in_place:
+        rows, lead, pitch, phase_plane = p, 0, q, h * w
+    table = np.zeros((len(live), 4), np.int64)
+    for i, (eh, ew, at, begin, end) in enumerate(live):
+        phase = phases.index((eh % sh, ew % sw))
+        table[i] = (phase * phase_plane + (eh // sh - up) * pitch + lead + ew // sw, at, begin, end)
+    if in_place:
+        table[:, 0] = 0
+    x_plane = h * w if in_place else _spread(len(phases) * phase_plane)
+
+    flat, by_row = -(-((p - 1) * pitch + q) // LANES), p * -(-q // LANES)
+    row_vectors = 0 if flat <= by_row else -(-q // LANES)
+    vectors = min(flat, by_row)
+    tiles, panels = -(-vectors // NR), -(-t.k // MR)
+    pack_w = int(t.k % MR != 0 or t.images * tiles > FEW_PIXEL_TILES)
+    panel = MR * t.c * len(live)
+    panel_block = max(1, min(panels, ISA.cache_block // (4 * max(panel, 1))))
+    block = t.images if in_place else max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
+
+    w_size = _up(t.groups * panels * panel, 16) * pack_w
+    x_size = 0 if in_place else _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16)
+    image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
+    panel_size = MR * NR * LANES + LANES + (t.c * NR * LANES if in_place else 0)
+    geometry = Geometry(
+        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
+        pack_w=pack_w, w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
+        panels=panels, panel_block=panel_block,
+        h=h, w=w, stride_h=sh, stride_w=sw,
+        pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
+        top=up, rows=rows, width=width, pitch=pitch, lead=lead,
+        p=p, q=q, vectors=vectors, row_vectors=row_vectors,
+        y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
+        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size,
+    )  # fmt: skip
+    return Plan(geometry, table, np.array(phases, np.int64), w_size + x_size)

@@ -1,0 +1,236 @@
+"""The dense convolution kernel: implicit GEMM over taps and channels, for every pass that geometry.py describes.
+
+    y[n, k, p, q] = bias[k] + sum_c sum_t  w[k, c, t] * x[n, c, p*sh + eh[t], q*sw + ew[t]]
+
+gemm_m = output pixels (the vector axis), gemm_n = filters, gemm_k = channels x taps. x is (N, C, H, W), w has any
+strides, y is written dense or with a step. No im2col matrix exists: a tap is an offset into the padded image.
+
+Register tile: MR filters x NR vectors (drawn in tiles.py), accumulated over the whole of gemm_k, taps inside channels,
+so that a channel's rows come from L1 for all taps but the first. Two ways to lay vectors over the pixels:
+
+    flat     a vector runs on through the padding between rows; those lanes are computed and dropped. Small maps fill
+             their vectors: 7 x 7 takes 4 vectors of 16 and not 7.
+    by row   each row starts a vector: less waste where the padding is wide (large dilation).
+
+Blocks: the panels of MR filters that fit half of L2 are applied to all pixels before the next are read. Work is cut
+into (image, group, panel block, pixel tile, panel) in this order and shared out evenly among the threads: each output
+is computed by one thread, in one order, so that results do not depend on the number of threads.
+
+Versions
+  1  textbook loops                    textbook.py
+  2  register tile, x read in place    pointwise ran at the FMA peak; any padding needed branches per tap
+  3  padded copy, one plane per stride phase: no borders, unit-stride reads at any stride; costs 1/(K*T) of the work
+  4  flat pixels                       small maps no longer leave half of each vector empty
+  5  weights read in place when each is used for few pixels: packing cost as much as the arithmetic at 7 x 7
+  6  taps that fall on padding for a whole tile are skipped: large dilation
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane
+from convbench_kernels.numba_cpu.simd import (
+    load,
+    load_range,
+    store,
+    store_range,
+    tile_fma_at,
+    tile_rows,
+    tile_store,
+)
+from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
+
+ROW = NR * LANES  # of a tile spilled to memory
+
+
+@inline_kernel
+def _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, apart, taps, count, channels):
+    """t[m][n] += sum over channels and taps of w * x; vector n of pixels stands `apart[n]` from the first."""
+    for _ in range(channels):
+        for i in range(count):
+            t = tile_fma_at(t, w, wi + taps[i, 1], row, x, xi + taps[i, 0], apart)
+        wi += w_channel
+        xi += x_plane
+    return t
+
+
+@kernel
+def _panel3(w, wi, row, w_channel, x, xi, x_plane, d1, d2, taps, count, channels, bias, k, out, at, out_row):
+    t = tile_rows(MR, 3, bias, k)
+    t = _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, (0, d1, d2), taps, count, channels)
+    tile_store(t, out, at, out_row)
+
+
+@kernel
+def _panel2(w, wi, row, w_channel, x, xi, x_plane, d1, taps, count, channels, bias, k, out, at, out_row):
+    t = tile_rows(MR, 2, bias, k)
+    t = _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, (0, d1), taps, count, channels)
+    tile_store(t, out, at, out_row)
+
+
+@kernel
+def _panel1(w, wi, row, w_channel, x, xi, x_plane, taps, count, channels, bias, k, out, at, out_row):
+    t = tile_rows(MR, 1, bias, k)
+    t = _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, (0,), taps, count, channels)
+    tile_store(t, out, at, out_row)
+
+
+@inline_kernel
+def _spread_row(tile, at, count, y, yi, step):
+    """y[yi : : step] = tile[at : at + count], nothing beyond."""
+    if step != 1:
+        for lane in range(count):
+            y[yi + lane * step] = tile[at + lane]
+        return
+    for lane in range(0, count - LANES + 1, LANES):
+        store(y, yi + lane, load(tile, at + lane))
+    done = count // LANES * LANES
+    if done < count:
+        store_range(y, yi + done, load(tile, at + done), 0, count - done)
+
+
+@kernel
+def _write(tile, at, y, yi, rows, first, vectors, g):
+    """The valid pixels of a tile in memory: vectors first, first + 1, ... of `rows` filters."""
+    if g.row_vectors:
+        for n in range(vectors):
+            p, q = (first + n) // g.row_vectors, (first + n) % g.row_vectors * LANES
+            target = yi + p * g.y_row + q * g.y_step
+            for m in range(rows):
+                _spread_row(tile, at + m * ROW + n * LANES, min(LANES, g.q - q), y, target + m * g.y_plane, g.y_step)
+        return
+    begin, end = first * LANES, (first + vectors) * LANES
+    for p in range(begin // g.pitch, min(g.p, (end - 1) // g.pitch + 1)):
+        lo, hi = max(begin, p * g.pitch), min(end, p * g.pitch + g.q)
+        if lo < hi:
+            target = yi + p * g.y_row + (lo - p * g.pitch) * g.y_step
+            for m in range(rows):
+                _spread_row(tile, at + m * ROW + lo - begin, hi - lo, y, target + m * g.y_plane, g.y_step)
+
+
+@inline_kernel
+def _pixel(v, g):
+    """Offset of vector v's first pixel in a plane that is read."""
+    if g.row_vectors:
+        return v // g.row_vectors * g.pitch + v % g.row_vectors * LANES
+    return v * LANES
+
+
+@inline_kernel
+def _live_taps(taps, first, vectors, packed, g, live):
+    """Taps that meet the image somewhere in the tile; x and w offsets to `live`. Returns how many."""
+    if g.row_vectors:
+        begin, end = first // g.row_vectors, (first + vectors - 1) // g.row_vectors + 1
+    else:
+        begin, end = first * LANES // g.pitch, ((first + vectors) * LANES - 1) // g.pitch + 1
+    count = 0
+    for i in range(taps.shape[0]):
+        if taps[i, 2] < end and taps[i, 3] > begin:
+            live[count, 0] = taps[i, 0]
+            live[count, 1] = i * MR if packed else taps[i, 1]
+            count += 1
+    return count
+
+
+@kernel
+def _strip(x, xi, x_plane, w, wi, panel_step, row, w_channel, y, yi, bias, k, work, tile_at, live, count, first,
+           vectors, d1, d2, panel, panels, g):  # fmt: skip
+    """Panels [panel, panel + panels) of filters on one tile of pixels."""
+    inside = not g.row_vectors and g.pitch == g.q and g.y_step == 1 and g.y_row == g.q
+    direct = inside and (first + vectors) * LANES <= g.p * g.q
+    for i in range(panel, panel + panels):
+        rows = min(MR, g.k - i * MR)
+        a, b, target = wi + i * panel_step, k + i * MR, yi + i * MR * g.y_plane
+        out, at, out_row = (work, tile_at, ROW)
+        if direct and rows == MR:
+            out, at, out_row = (y, target + first * LANES, g.y_plane)
+        if vectors == 3:
+            _panel3(w, a, row, w_channel, x, xi, x_plane, d1, d2, live, count, g.c, bias, b, out, at, out_row)
+        elif vectors == 2:
+            _panel2(w, a, row, w_channel, x, xi, x_plane, d1, live, count, g.c, bias, b, out, at, out_row)
+        else:
+            _panel1(w, a, row, w_channel, x, xi, x_plane, live, count, g.c, bias, b, out, at, out_row)
+        if not (direct and rows == MR):
+            _write(work, tile_at, y, target, rows, first, vectors, g)
+
+
+@kernel
+def _compute(x, w, y, bias, work, taps, g, first_image, images, thread, threads):
+    """One thread's share of a block of images. bias has groups * panels * MR entries."""
+    tiles = -(-g.vectors // NR)
+    per_image = tiles * g.panels
+    at, end = share(images * g.groups * per_image, thread, threads)
+    row, w_channel, panel_step = g.w_row, g.w_channel, g.w_row * MR
+    if g.pack_w:
+        row, w_channel = 1, taps.shape[0] * MR
+        panel_step = g.c * w_channel
+    tile_at = g.panel_at + thread * g.panel_size
+    copy_at = tile_at + MR * ROW + LANES
+    live = np.empty((taps.shape[0], 2), np.int64)
+    while at < end:
+        unit, rest = at // per_image, at % per_image
+        image, group = unit // g.groups, unit % g.groups
+        first_panel = rest // (g.panel_block * tiles) * g.panel_block
+        rest -= first_panel * tiles
+        in_block = min(g.panel_block, g.panels - first_panel)
+        first, panel = rest // in_block * NR, rest % in_block
+        panels = min(in_block - panel, end - at)
+        vectors = min(NR, g.vectors - first)
+        count = _live_taps(taps, first, vectors, g.pack_w, g, live)
+        pixel = _pixel(first, g)
+        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
+        source, x_plane = x, g.x_plane
+        plane = image * g.groups + group
+        if g.pack_x:
+            source, xi = work, g.x_at + plane * g.c * x_plane + pixel
+        else:
+            xi = ((first_image + image) * g.groups + group) * g.c * x_plane + pixel
+            if xi + (g.c - 1) * x_plane + vectors * LANES > x.size:  # the tensor ends inside the last vector
+                for c in range(g.c):
+                    left = g.p * g.q - pixel
+                    for n in range(vectors):
+                        part = load_range(x, xi + c * x_plane + n * LANES, 0, left - n * LANES)
+                        store(work, copy_at + (c * NR + n) * LANES, part)
+                source, xi, x_plane = work, copy_at, ROW
+        weights, wi = w, group * g.w_group
+        if g.pack_w:
+            weights, wi = work, g.w_at + group * g.panels * panel_step
+        yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
+        _strip(source, xi, x_plane, weights, wi, panel_step, row, w_channel, y, yi, bias, group * g.panels * MR, work,
+               tile_at, live, count, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
+        at += panels
+
+
+@kernel
+def _pack(x, w, work, taps, phases, g, first_image, images, thread, threads):
+    """One thread's share of packing: weights before the first block of images, and that block."""
+    if g.pack_w and first_image == 0:
+        begin, end = share(g.groups * g.panels, thread, threads)
+        size = g.c * taps.shape[0] * MR
+        for i in range(begin, end):
+            first = i % g.panels * MR
+            wi = i // g.panels * g.w_group + first * g.w_row
+            pack_panel(w, wi, min(MR, g.k - first), g.w_row, g.c, g.w_channel, taps, work, g.w_at + i * size)
+    if g.pack_x:
+        channels = g.groups * g.c
+        begin, end = share(images * channels, thread, threads)
+        for i in range(begin, end):
+            xi, at = (first_image * channels + i) * g.h * g.w, g.x_at + i * g.x_plane
+            for f in range(phases.shape[0]):
+                pack_plane(x, xi, g.h, g.w, g.stride_h, g.stride_w, g.top, g.rows, g.width, g.pitch, g.lead,
+                           phases[f, 0], phases[f, 1], work, at + f * g.phase_plane)  # fmt: skip
+
+
+@parallel_kernel
+def convolve(x, w, y, bias, work, taps, phases, g, threads):
+    """Flat float32 arrays; taps, phases and g as in geometry.Plan, work of Plan.size(threads)."""
+    for first in range(0, g.images, g.block):
+        images = min(g.block, g.images - first)
+        if g.pack_x or (g.pack_w and first == 0):
+            for t in prange(threads):
+                _pack(x, w, work, taps, phases, g, first, images, t, threads)
+        for t in prange(threads):
+            _compute(x, w, y, bias, work, taps, g, first, images, t, threads)

@@ -1,0 +1,66 @@
+"""Copies that make the inner loops simple: padded images, weight panels, and where they are kept.
+
+    images   x (N, C, H, W)  ->  per channel one zero-padded plane per stride phase, so that every tap of every
+             output pixel is an in-bounds, unit-stride read:  plane[phase][u][v] = x[u*sh + phase_h][v*sw + phase_w]
+             Zero columns stand at the end of each row only; a read left of a row meets those of the row before.
+    weights  any strides      ->  [group][panel][channel][tap][MR], rows beyond K are zero
+    transposed  (C, M) -> (M, columns), for reductions over pixels
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+
+from convbench_kernels.numba_cpu.jit import inline_kernel
+from convbench_kernels.numba_cpu.tiles import MR
+
+_kept = threading.local()
+
+
+def workspace(size: int) -> np.ndarray:
+    """At least `size` float32, this thread's own, kept between calls: fresh pages would cost faults every call."""
+    kept = getattr(_kept, "buffer", None)
+    if kept is None or kept.size < size:
+        kept = _kept.buffer = torch.empty(size, dtype=torch.float32).numpy()
+    return kept
+
+
+@inline_kernel
+def pack_row(x, xi, step, count, out, at, width):
+    """out[at : at + width] = x[xi :: step][:count], then zeros."""
+    if step == 1:
+        for v in range(count):
+            out[at + v] = x[xi + v]
+    else:
+        for v in range(count):
+            out[at + v] = x[xi + v * step]
+    for v in range(count, width):
+        out[at + v] = 0.0
+
+
+@inline_kernel
+def pack_plane(x, xi, h, w, stride_h, stride_w, top, rows, width, pitch, lead, phase_h, phase_w, out, at):
+    """One stride phase of one channel: rows u = top, top + 1, ... of `pitch`, after `lead` zeros."""
+    for v in range(lead):
+        out[at + v] = 0.0
+    count = min(width, (w - phase_w + stride_w - 1) // stride_w)
+    for u in range(rows):
+        row = (u + top) * stride_h + phase_h
+        inside = max(count, 0) if 0 <= row < h else 0
+        pack_row(x, xi + row * w + phase_w, stride_w, inside, out, at + lead + u * pitch, pitch)
+
+
+@inline_kernel
+def pack_panel(w, wi, rows, row, channels, channel, taps, out, at):
+    """MR filters side by side: out[(c*T + t)*MR + m] = w[wi + m*row + c*channel + taps[t, 1]]."""
+    count = taps.shape[0]
+    for c in range(channels):
+        for t in range(count):
+            source, target = wi + c * channel + taps[t, 1], at + (c * count + t) * MR
+            for m in range(rows):
+                out[target + m] = w[source + m * row]
+            for m in range(rows, MR):
+                out[target + m] = 0.0
