@@ -1,13 +1,13 @@
 """Operands of a case: integer-valued (exact arithmetic), real-valued, and guarded against stray access.
 
 Integers follow benchdnn: small values, so that no partial sum in any order leaves the range in which
-float32 is exact, and the comparison needs no tolerance.
+the dtype is exact, and the comparison needs no tolerance. None is 0, so that no product is lost to view.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from convbench.case import Case
@@ -17,40 +17,70 @@ if TYPE_CHECKING:
 
 Operands = dict[str, "torch.Tensor"]
 
-EXACT_RANGE = {"float32": 2**24, "float64": 2**53, "float16": 2**24, "bfloat16": 2**24}  # accumulated in float32
+# Integers up to here are exact. Sums are taken to be accumulated in float32 at least; a short dtype may
+# also round a partial result (before a bias, between the pair's halves), so its own range is the limit there.
+EXACT_RANGE = {"float32": 2**24, "float64": 2**53, "float16": 2**11, "bfloat16": 2**8}
 LARGEST_INTEGER = 4
 GUARD_BYTES = 4096  # before and after each operand; a multiple of every alignment in use
 
 
-def reduction_length(case: Case) -> int:
+def sum_lengths(case: Case) -> tuple[int, ...]:
     """Products summed for one output element, the longest in the case; the separable pair chains two sums."""
     spec = case.spec
     taps = spec.r * spec.s
     pixels = spec.n * spec.p * spec.q if not spec.is_transposed else spec.n * spec.h * spec.w
     if spec.is_separable:
-        return {"forward": taps * spec.c, "data_gradient": taps * spec.k}.get(case.pass_, pixels * max(taps, spec.k))
+        return {"forward": (taps, spec.c), "data_gradient": (spec.k, taps)}.get(case.pass_, (max(taps, spec.k), pixels))
     if case.pass_ == "weight_gradient":
-        return pixels
-    sums_over_inputs = case.pass_ == "forward"
-    return taps * (spec.c if sums_over_inputs else spec.k) // spec.groups
+        return (pixels,)
+    return (taps * (spec.c if case.pass_ == "forward" else spec.k) // spec.groups,)
+
+
+def largest_integer(case: Case) -> int:
+    """Largest magnitude of integer operands that keeps every partial sum exact; 0 where there is none.
+
+    Wide dtypes are held to the worst case, n products of the largest value. In a short one that leaves
+    nothing, so there six standard deviations of the sum, which is a random walk, must fit.
+    """
+    lengths = sum_lengths(case)
+    terms = prod(lengths) + 1  # the bias
+    if case.dtype in ("float16", "bfloat16"):
+        terms = ceil(6 * terms**0.5)
+    limit = EXACT_RANGE[case.dtype] // terms
+    return max((a for a in range(1, LARGEST_INTEGER + 1) if a ** (len(lengths) + 1) <= limit), default=0)
 
 
 def integers(case: Case, seed: int) -> Operands | None:
-    """Integer-valued operands whose every partial sum is exact; None where the reduction is too long for any."""
-    factors = 3 if case.spec.is_separable else 2
-    limit = EXACT_RANGE[case.dtype] // (reduction_length(case) + 1)
-    largest = max((a for a in range(1, LARGEST_INTEGER + 1) if a**factors <= limit), default=0)
+    """Integer-valued operands, none of them 0; None where the sums are too long to be exact."""
+    largest = largest_integer(case)
     if not largest:
         return None
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randint(-largest, largest + 1, case.operand_shape(name), generator=generator).to(
-            device=case.device, dtype=getattr(torch, case.dtype)
-        )
-        for name in case.operand_names
-    }
+    made = {}
+    for name in case.operand_names:
+        values = torch.randint(-largest, largest, case.operand_shape(name), generator=generator)
+        values += values >= 0  # -largest..-1 and 1..largest
+        made[name] = values.to(device=case.device, dtype=getattr(torch, case.dtype))
+    return made
+
+
+def one_hot(case: Case) -> Operands:
+    """A one in the middle of the first operand, no bias, ones elsewhere: shows what that element reaches."""
+    import torch
+
+    made = {name: torch.ones(case.operand_shape(name), device=case.device) for name in case.operand_names}
+    first = made[case.operand_names[0]]
+    first.zero_()[middle(first)] = 1
+    if "bias" in made:
+        made["bias"].zero_()
+    return made
+
+
+def middle(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Index of the element in the middle."""
+    return tuple(size // 2 for size in tensor.shape)
 
 
 def reals(case: Case, seed: int) -> Operands:
@@ -65,6 +95,14 @@ def reals(case: Case, seed: int) -> Operands:
         values = torch.randn(shape, generator=generator) * scale
         made[name] = values.to(device=case.device, dtype=getattr(torch, case.dtype))
     return made
+
+
+def poisoned(case: Case, operands: Operands) -> Operands:
+    """The same operands with one NaN, in the middle of the first."""
+    name = case.operand_names[0]
+    changed = operands[name].clone()
+    changed[middle(changed)] = float("nan")
+    return operands | {name: changed}
 
 
 def in_layout(operands: Operands, layout: str) -> Operands:
