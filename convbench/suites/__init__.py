@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from convbench.errors import InputError
-from convbench.suites.model import Layer, Other, Suite, Totals
-from convbench.suites.toml import LARGEST_FILE_BYTES, parse, to_toml
+from convbench.suites.model import Layer, Other, Suite
+from convbench.suites.toml import LARGEST_SUITE_BYTES, parse, to_toml
 
-__all__ = ["Layer", "Other", "Suite", "Totals", "builtin", "load", "names", "parse", "resolve", "to_toml"]
+__all__ = ["Layer", "Other", "Suite", "builtin", "load", "names", "parse", "resolve", "to_toml"]
 
 _FOLDER = Path(__file__).parent
 _FIRST = ("default", "quick")
@@ -43,12 +43,12 @@ def load(path: Path) -> Suite:
     """A suite from a TOML file. Raises InputError naming the file and what is wrong."""
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST_FILE_BYTES + 1)
+            data = file.read(LARGEST_SUITE_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a suite's name or a .toml file") from None
     except ValueError as error:  # a path with a zero byte in it
         raise InputError(f"{str(path)!r}: {error}; give a suite's name or a .toml file") from None
-    return parse(data, str(path), path.stem)
+    return parse(data, str(path))
 
 
 def resolve(text: str) -> Suite:

@@ -1,8 +1,11 @@
-"""Suite: layers of a network, or picked from several, and what else its totals need."""
+"""Suite: the layers of a network, or picked from several, and what else its totals need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from convbench import count
 from convbench.receptive_field import Window, cumulative
@@ -11,72 +14,52 @@ from convbench.spec import ConvSpec, Pair, Pass
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One convolution and how often the network uses it.
+    """One convolution, how often the network has it, and its place on the path of the receptive field.
 
-    ``branch`` says that it lies beside the main path (a shortcut's projection): it does not widen the
-    receptive field.
+    ``pool`` is (kernel, stride) of a pooling right after it, or empty; ``main_path`` is False for a layer
+    beside the path (a shortcut's projection).
     """
 
     name: str
     spec: ConvSpec
     count: int = 1
-    branch: bool = False
+    pool: tuple[int, ...] = ()
+    main_path: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
-    """A layer that is not a convolution: in a network's totals and receptive field, never timed.
+class Other(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of a network that is no convolution: in its totals, never run. ``macs`` holds for each pass."""
 
-    ``macs`` holds for each pass. A pooling layer says its ``window`` and the name of the case it comes
-    ``after`` on the main path.
-    """
-
-    name: str
-    macs: int = 0
-    params: int = 0
-    count: int = 1
-    window: Window | None = None
-    after: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over a suite, each layer times its count."""
-
-    macs: int
-    valid_macs: int
-    params: int
+    name: Annotated[str, Meta(min_length=1)]
+    macs: Annotated[int, Meta(ge=0)] = 0
+    params: Annotated[int, Meta(ge=0)] = 0
+    count: Annotated[int, Meta(ge=1)] = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Named layers. ``sequential``: they are a whole network in order, so receptive fields add up."""
+    """A named list of layers. ``network``: they are one whole network, in order."""
 
     name: str
+    description: str
     layers: tuple[Layer, ...]
-    description: str = ""
     others: tuple[Other, ...] = ()
-    sequential: bool = False
+    network: bool = False
 
-    def conv_totals(self, pass_: Pass = "forward") -> Totals:
-        """Sums over the convolutions."""
-        return Totals(
-            sum(layer.count * count.macs(layer.spec, pass_) for layer in self.layers),
-            sum(layer.count * count.valid_macs(layer.spec, pass_) for layer in self.layers),
-            sum(layer.count * count.params(layer.spec) for layer in self.layers),
-        )
+    def network_macs(self, pass_: Pass = "forward") -> int:
+        """Nominal MACs of the convolutions and the others, each times its count."""
+        convolutions = sum(layer.count * count.macs(layer.spec, pass_) for layer in self.layers)
+        return convolutions + sum(other.count * other.macs for other in self.others)
 
-    def network_totals(self, pass_: Pass = "forward") -> Totals:
-        """Sums over everything: fully connected layers and normalisation too."""
-        conv = self.conv_totals(pass_)
-        macs = sum(other.count * other.macs for other in self.others)
-        params = sum(other.count * other.params for other in self.others)
-        return Totals(conv.macs + macs, conv.valid_macs + macs, conv.params + params)
+    def network_params(self) -> int:
+        """Parameters of the convolutions and the others, each times its count."""
+        convolutions = sum(layer.count * count.params(layer.spec) for layer in self.layers)
+        return convolutions + sum(other.count * other.params for other in self.others)
 
     def receptive_fields(self) -> dict[str, Pair]:
         """Receptive field (height, width) on the network's input after each layer of the main path.
 
-        Empty unless the suite is sequential.
+        After its last repetition where it has a count. Empty unless the suite is one sequential network.
         """
         path = self._path()
         fields = cumulative(window for _, window in path)
@@ -88,10 +71,13 @@ class Suite:
         return cumulative(window for _, window in path)[-1] if path else None
 
     def _path(self) -> list[tuple[str, Window]]:
-        """Windows in order, each with the layer's name; pooling has none."""
+        """Windows in order, each with the layer's name; pooling has none. No path through up-sampling."""
+        layers = [layer for layer in self.layers if layer.main_path]
+        if not self.network or any(layer.spec.is_transposed for layer in layers):
+            return []
         path: list[tuple[str, Window]] = []
-        for layer in self.layers if self.sequential else ():
-            if not layer.branch:
-                path.append((layer.name, Window.of(layer.spec, layer.count)))
-                path += [("", o.window) for o in self.others if o.window and o.after == layer.name]
+        for layer in layers:
+            path.append((layer.name, Window.of(layer.spec, layer.count)))
+            if layer.pool:
+                path.append(("", Window.create(*layer.pool)))
         return path
