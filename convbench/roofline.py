@@ -1,7 +1,8 @@
 """The roofline: what the machine's measured limits allow a computation of a given size.
 
-Williams, Waterman, Patterson: Roofline (CACM 52(4), 2009): attainable = min(P, B x intensity). P is the best
-compute rate measured, B the bandwidth of the innermost level that holds all compulsory bytes.
+Williams, Waterman, Patterson: Roofline (CACM 52(4), 2009): attainable = min(P, B x intensity), with the
+ridge at P / B. P is the best compute rate measured (FMA or GEMM) in the dtype, B the best bandwidth (copy or
+triad) of the innermost level that holds all compulsory bytes: each input read once, each output written once.
 """
 
 from __future__ import annotations
@@ -11,19 +12,38 @@ from dataclasses import dataclass
 
 from convbench.results import Peak
 
-# Bytes are counted once each way, so the copy kernel is the traffic that fits best; triad where it was faster.
+COMPUTE = "compute"
 _BANDWIDTHS = ("copy", "triad")
 _COMPUTE = ("fma", "gemm")
+_LEVEL_PER_WORKING_SET = 2  # a probe's working set is about half its level, so twice that still lives there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Roof:
-    """Attainable FLOP/s, and what bounds it: compute, or the name of a memory level."""
+    """The limits over one computation: rates in FLOP/s and bytes/s, intensities in FLOP/byte."""
 
-    flops_per_s: float
-    bound: str
+    intensity: float
+    peak_flops_per_s: float
+    bytes_per_s: float
+    level: str
+
+    @property
+    def ridge(self) -> float:
+        """The intensity from which arithmetic is the limit."""
+        return self.peak_flops_per_s / self.bytes_per_s
+
+    @property
+    def flops_per_s(self) -> float:
+        """Attainable FLOP/s."""
+        return min(self.peak_flops_per_s, self.bytes_per_s * self.intensity)
+
+    @property
+    def bound(self) -> str:
+        """``compute``, or the memory level whose bandwidth is the limit."""
+        return COMPUTE if self.intensity >= self.ridge else self.level
 
     def seconds(self, flops: float) -> float:
+        """Least time for that many FLOPs under this roof."""
         return flops / self.flops_per_s
 
 
@@ -34,7 +54,7 @@ def compute_peak(peaks: Sequence[Peak], device: str, dtype: str) -> float | None
 
 
 def bandwidths(peaks: Sequence[Peak], device: str) -> list[tuple[str, int, float]]:
-    """(level, bytes it holds, best bytes/s), innermost first; the outermost holds everything."""
+    """(level, working set in bytes, best bytes/s), innermost first. Bytes cost the same in every dtype."""
     best: dict[str, tuple[int, float]] = {}
     for peak in peaks:
         if peak.quantity in _BANDWIDTHS and peak.device == device:
@@ -44,11 +64,13 @@ def bandwidths(peaks: Sequence[Peak], device: str) -> list[tuple[str, int, float
 
 
 def attainable(flops: float, bytes_: float, peaks: Sequence[Peak], device: str, dtype: str) -> Roof | None:
-    """The roof over ``flops`` operations on ``bytes_`` compulsory bytes; None where no peaks were measured."""
+    """The roof over ``flops`` operations on ``bytes_`` compulsory bytes; None where no peaks were measured.
+
+    The outermost level holds whatever no other does.
+    """
     peak, levels = compute_peak(peaks, device, dtype), bandwidths(peaks, device)
     if peak is None or not levels:
         return None
-    # A probe's working set is about half its level, so up to twice that still lives there.
-    level, _, bandwidth = next((item for item in levels if bytes_ <= 2 * item[1]), levels[-1])
-    memory = bandwidth * flops / bytes_
-    return Roof(peak, "compute") if peak <= memory else Roof(memory, level)
+    fitting = (item for item in levels if bytes_ <= _LEVEL_PER_WORKING_SET * item[1])
+    level, _, bytes_per_s = next(fitting, levels[-1])
+    return Roof(flops / bytes_, peak, bytes_per_s, level)
