@@ -75,7 +75,7 @@ def separable(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, to
 
 def supports(case: Case) -> str:
     if case.dtype in ("float16", "bfloat16") and case.device == "cpu" and case.pass_ != "forward":
-        return f"{case.dtype} gradients on the CPU are not offered"
+        return f"torch's CPU gradients round partial sums to {case.dtype}"
     return ""
 
 

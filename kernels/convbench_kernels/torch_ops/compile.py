@@ -6,6 +6,7 @@ fuse the pair's two calls' surroundings; the convolution itself stays a library 
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import cache
 
@@ -17,7 +18,7 @@ from convbench_kernels.torch_ops import aten
 
 @cache
 def _missing() -> str:
-    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++"))):
         return "torch.compile needs a C++ compiler and found none"
     return ""
 
