@@ -7,6 +7,7 @@ triad) of the innermost level that holds all compulsory bytes: each input read o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,8 @@ def bandwidths(peaks: Sequence[Peak], device: str) -> list[tuple[str, int, float
     for peak in peaks:
         if peak.quantity in _BANDWIDTHS and peak.device == device:
             size, value = best.get(peak.level, (0, 0.0))
-            best[peak.level] = (max(size, peak.working_set_bytes or 0), max(value, peak.value))
+            holds = sys.maxsize if peak.working_set_bytes is None else peak.working_set_bytes
+            best[peak.level] = (max(size, holds), max(value, peak.value))
     return sorted(((level, size, value) for level, (size, value) in best.items()), key=lambda item: item[1])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,14 +10,16 @@ from convbench import count
 from convbench.case import Case
 from convbench.cli import common
 from convbench.plan import Selection, select_cases
-from convbench.receptive_field import Window, receptive_fields
+from convbench.spec import Pair
 from convbench.suites import Suite, resolve
 
-TOTALLED = ("macs", "valid_macs", "flops", "params", "bytes")
+SUMMED = ("macs", "valid_macs", "flops", "params", "bytes")
+_SHOWN = ("case", "pass", "kind", "count", "shape", *SUMMED[:2], *SUMMED[3:], "intensity", "receptive_field")
+_TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
 
 
 @click.command(epilog="Examples:  convbench count vgg16  |  convbench count mobilenet_v1 mobilenet_v1_full  |  "
-               "convbench count my_layers.toml --crosscheck  |  convbench count resnet50 --json")  # fmt: skip
+               "convbench count mine.toml --pass all --crosscheck  |  convbench count resnet50 --json")  # fmt: skip
 @common.selection_options
 @click.option("--crosscheck", is_flag=True, help="Compare with fvcore and torch.utils.flop_counter, layer by layer.")
 @common.json_option
@@ -28,96 +29,104 @@ def command(selection: Selection, crosscheck: bool, as_json: bool) -> None:
     1 MAC = 2 FLOPs. Totals count each layer as often as its network uses it.
     """
     cases = select_cases(selection, common.DEFAULT_SUITE, "forward", selection.devices or ("cpu",))
-    suites = [resolve(name) for name in selection.suites or (common.DEFAULT_SUITE,)]
-    fields = {(suite.name, name): field for suite in suites for name, field in fields_by_layer(suite).items()}
-    rows = [count_row(case, fields.get((case.suite, case.name))) for case in cases]
-    totals = {suite.name: suite_totals(suite, [r for r in rows if r["suite"] == suite.name]) for suite in suites}
+    suites = {suite.name: suite for suite in map(resolve, selection.suites or (common.DEFAULT_SUITE,))}
+    fields = {name: suite.receptive_fields() for name, suite in suites.items()}
+    rows = [count_row(case, fields[case.suite].get(case.name)) for case in cases]
+    totals = {
+        name: suite_totals(suite, [row for row in rows if row["suite"] == name], whole=not selection.cases)
+        for name, suite in suites.items()
+    }
     checks: list[dict[str, Any]] = []
+    notes: list[str] = []
     if crosscheck:
         from convbench.crosscheck import crosscheck as check
 
-        checks = check(cases)
+        checks, notes = check(cases)
     if as_json:
-        # One suite, one flat object; several, one for each beside their sum.
-        summed = {key: sum(t[key] for t in totals.values()) for key in next(iter(totals.values()))}
-        common.emit_json("count", rows, totals=summed | {"suites": totals}, crosscheck=checks)
+        more = {"crosscheck": checks, "crosscheck_notes": notes} if crosscheck else {}
+        common.emit_json("count", rows, totals=_summed(list(totals.values())) | {"suites": totals}, **more)
         return
-    for suite in suites:
-        _print(suite, [r for r in rows if r["suite"] == suite.name], totals[suite.name])
-    if checks:
-        columns = [
-            ("case", "left"),
-            ("pass", "left"),
-            ("tool", "left"),
-            "ours (MACs)",
-            "theirs (MACs)",
-            ("verdict", "left"),
-        ]
-        common.table("Cross-check", columns, [list(check.values()) for check in checks])
+    for name, suite in suites.items():
+        _print(suite, [row for row in rows if row["suite"] == name], totals[name])
+    if crosscheck:
+        _print_checks(checks, notes)
 
 
-def fields_by_layer(suite: Suite) -> dict[str, int]:
-    """Receptive field after each layer of a whole network's main path; empty for a mere list of layers."""
-    if not suite.network:
-        return {}
-    windows, ends = [], {}
-    for layer in (layer for layer in suite.layers if layer.main_path):
-        spec = layer.spec
-        windows += [Window(spec.r, spec.stride[0], spec.dilation[0])] * layer.count
-        ends[layer.name] = len(windows) - 1
-        windows += [Window(*layer.pool)] if layer.pool else []
-    fields = receptive_fields(windows)
-    return {name: fields[end] for name, end in ends.items()}
+def count_row(case: Case, field: Pair | None) -> dict[str, Any]:
+    """One layer: the CSV's columns where it has them, and flops, intensity, receptive_field.
 
-
-def count_row(case: Case, field: int | None) -> dict[str, Any]:
-    """One layer: the CSV's columns where it has them, and flops, intensity, receptive_field."""
+    A receptive field with two different sides is the pair (height, width).
+    """
     spec = case.spec
+    pairs = {f"{name}_{axis}": getattr(spec, name)[i] for name in ("stride", "padding", "dilation", "output_padding")
+             for i, axis in enumerate("hw")}  # fmt: skip
     return {
         "suite": case.suite, "case": case.name, "operator": spec.operator, "kind": spec.kind, "pass": case.pass_,
         "dtype": case.dtype, "n": spec.n, "c": spec.c, "h": spec.h, "w": spec.w, "k": spec.k, "r": spec.r, "s": spec.s,
-        "p": spec.p, "q": spec.q, "count": case.count,
+        **pairs, "groups": spec.groups, "p": spec.p, "q": spec.q, "count": case.count,
         "macs": count.macs(spec, case.pass_), "valid_macs": count.valid_macs(spec, case.pass_),
         "flops": count.flops(spec, case.pass_), "params": count.params(spec), "bytes": count.compulsory_bytes(case),
-        "intensity": count.intensity(case), "receptive_field": field,
+        "intensity": count.intensity(case), "receptive_field": _square(field),
     }  # fmt: skip
 
 
-def suite_totals(suite: Suite, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Sums over the convolutions, and of the whole network with what else it consists of."""
-    totals = {key: sum(row[key] * row["count"] for row in rows) for key in TOTALLED}
+def suite_totals(suite: Suite, rows: list[dict[str, Any]], whole: bool) -> dict[str, Any]:
+    """Sums over the rows, each times its count; with ``whole``, also over what else the network consists of.
+
+    Several passes add up in all but the parameters.
+    """
+    first = [row for row in rows if (row["pass"], row["dtype"]) == (rows[0]["pass"], rows[0]["dtype"])]
+    totals: dict[str, Any] = {
+        key: sum(row[key] * row["count"] for row in (first if key == "params" else rows)) for key in SUMMED
+    }
+    if not whole:
+        return totals
+    others = sum(other.macs * other.count for other in suite.others)
     return totals | {
-        "network_macs": totals["macs"] + sum(other.macs * other.count for other in suite.others),
+        "network_macs": totals["macs"] + others * len({(row["pass"], row["dtype"]) for row in rows}),
         "network_params": totals["params"] + sum(other.params * other.count for other in suite.others),
+        "receptive_field": _square(suite.receptive_field()),
     }
 
 
-def _print(suite: Suite, rows: list[dict[str, Any]], totals: dict[str, int]) -> None:
-    shown = (
-        "case",
-        "pass",
-        "kind",
-        "count",
-        "shape",
-        "macs",
-        "valid_macs",
-        "params",
-        "bytes",
-        "intensity",
-        "receptive_field",
-    )
-    left = ("case", "pass", "kind", "shape")
+def _summed(totals: list[dict[str, Any]]) -> dict[str, Any]:
+    """One suite's totals as they are; of several suites the sums."""
+    if len(totals) == 1:
+        return totals[0]
+    return {key: sum(t[key] for t in totals) for key in totals[0] if key != "receptive_field"}
+
+
+def _square(field: Pair | None) -> int | Pair | None:
+    return field[0] if field and field[0] == field[1] else field
+
+
+def _print(suite: Suite, rows: list[dict[str, Any]], totals: dict[str, Any]) -> None:
     lines = []
     for row in rows:
         shape = f"{row['c']}x{row['h']}x{row['w']} -> {row['k']}x{row['p']}x{row['q']}, {row['r']}x{row['s']}"
-        lines.append([shape if key == "shape" else _text(row[key]) for key in shown])
-    common.table(f"{suite.name}: {suite.description}", [(k, "left") if k in left else k for k in shown], lines)
+        lines.append([shape if key == "shape" else _text(row[key]) for key in _SHOWN])
+    common.table(f"{suite.name}: {suite.description}", _columns(_SHOWN), lines)
     say = common.out().print
     say(f"convolutions: {totals['macs']:,} MACs = {totals['flops']:,} FLOPs, {totals['params']:,} parameters")
-    if suite.network:
-        say(f"network: {totals['network_macs']:,} MACs, {totals['network_params']:,} parameters")
+    if suite.network and "network_macs" in totals:
+        field = totals["receptive_field"]
+        say(f"network: {totals['network_macs']:,} MACs, {totals['network_params']:,} parameters"
+            + (f", receptive field {_text(field)}" if field else ""))  # fmt: skip
     say()
 
 
+def _print_checks(checks: list[dict[str, Any]], notes: list[str]) -> None:
+    if checks:
+        common.table("Cross-check", _columns(tuple(checks[0])), [[_text(v) for v in c.values()] for c in checks])
+    for note in notes:
+        common.out().print(note)
+
+
+def _columns(names: tuple[str, ...]) -> list[str | tuple[str, str]]:
+    return [(name, "left") if name in _TEXTS else name for name in names]
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
     return common.number(value) if isinstance(value, (int, float)) else value or ""
