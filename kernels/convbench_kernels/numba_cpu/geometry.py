@@ -152,7 +152,7 @@ def plan(t: Taps) -> Plan:
     row_vectors = 0 if flat <= by_row else -(-q // LANES)
     vectors = min(flat, by_row)
     tiles, panels = -(-vectors // NR), -(-t.k // MR)
-    pack_w = int(t.k % MR != 0 or t.images * tiles > FEW_PIXEL_TILES)
+    pack_w = int(t.k % MR != 0 or row_vectors > 0 or t.images * tiles > FEW_PIXEL_TILES)
     panel = MR * t.c * len(live)
     panel_block = max(1, min(panels, ISA.cache_block // (4 * max(panel, 1))))
     block = t.images if in_place else max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))

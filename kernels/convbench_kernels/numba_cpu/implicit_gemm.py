@@ -37,6 +37,7 @@ from convbench_kernels.numba_cpu.simd import (
     load_range,
     store,
     store_range,
+    tile_fma,
     tile_fma_at,
     tile_rows,
     tile_store,
@@ -46,36 +47,80 @@ from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 ROW = NR * LANES  # of a tile spilled to memory
 
 
-@inline_kernel
-def _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, apart, taps, count, channels):
-    """t[m][n] += sum over channels and taps of w * x; vector n of pixels stands `apart[n]` from the first."""
-    for _ in range(channels):
-        for i in range(count):
-            t = tile_fma_at(t, w, wi + taps[i, 1], row, x, xi + taps[i, 0], apart)
-        wi += w_channel
-        xi += x_plane
-    return t
+# One panel of MR filters on 3, 2 or 1 vectors of pixels. steps[i] = offsets of one (channel, tap) in x and w. Packed
+# weights stand side by side and vectors may be apart; weights read in place are `row` apart and vectors touch.
 
 
 @kernel
-def _panel3(w, wi, row, w_channel, x, xi, x_plane, d1, d2, taps, count, channels, bias, k, out, at, out_row):
+def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row):
     t = tile_rows(MR, 3, bias, k)
-    t = _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, (0, d1, d2), taps, count, channels)
+    for i in range(count):
+        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1, d2))
     tile_store(t, out, at, out_row)
 
 
 @kernel
-def _panel2(w, wi, row, w_channel, x, xi, x_plane, d1, taps, count, channels, bias, k, out, at, out_row):
+def _in_place3(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row):
+    t = tile_rows(MR, 3, bias, k)
+    for i in range(count):
+        t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
+    tile_store(t, out, at, out_row)
+
+
+@inline_kernel
+def _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
+    if g.pack_w:
+        _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row)
+    else:
+        _in_place3(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
+
+
+@kernel
+def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row):
     t = tile_rows(MR, 2, bias, k)
-    t = _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, (0, d1), taps, count, channels)
+    for i in range(count):
+        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1))
     tile_store(t, out, at, out_row)
 
 
 @kernel
-def _panel1(w, wi, row, w_channel, x, xi, x_plane, taps, count, channels, bias, k, out, at, out_row):
-    t = tile_rows(MR, 1, bias, k)
-    t = _accumulate(t, w, wi, row, w_channel, x, xi, x_plane, (0,), taps, count, channels)
+def _in_place2(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row):
+    t = tile_rows(MR, 2, bias, k)
+    for i in range(count):
+        t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
     tile_store(t, out, at, out_row)
+
+
+@inline_kernel
+def _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
+    if g.pack_w:
+        _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row)
+    else:
+        _in_place2(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
+
+
+@kernel
+def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row):
+    t = tile_rows(MR, 1, bias, k)
+    for i in range(count):
+        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0,))
+    tile_store(t, out, at, out_row)
+
+
+@kernel
+def _in_place1(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row):
+    t = tile_rows(MR, 1, bias, k)
+    for i in range(count):
+        t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
+    tile_store(t, out, at, out_row)
+
+
+@inline_kernel
+def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
+    if g.pack_w:
+        _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row)
+    else:
+        _in_place1(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
 
 
 @inline_kernel
@@ -120,40 +165,61 @@ def _pixel(v, g):
 
 
 @inline_kernel
-def _live_taps(taps, first, vectors, packed, g, live):
-    """Taps that meet the image somewhere in the tile; x and w offsets to `live`. Returns how many."""
+def _live_taps(taps, first, vectors, g, live):
+    """Taps that meet the image somewhere in the tile, to `live`; says how many, and whether they changed."""
     if g.row_vectors:
         begin, end = first // g.row_vectors, (first + vectors - 1) // g.row_vectors + 1
     else:
         begin, end = first * LANES // g.pitch, ((first + vectors) * LANES - 1) // g.pitch + 1
-    count = 0
+    count, changed = 0, False
     for i in range(taps.shape[0]):
         if taps[i, 2] < end and taps[i, 3] > begin:
-            live[count, 0] = taps[i, 0]
-            live[count, 1] = i * MR if packed else taps[i, 1]
+            changed |= live[count] != i
+            live[count] = i
             count += 1
-    return count
+    return count, changed
 
 
 @kernel
-def _strip(x, xi, x_plane, w, wi, panel_step, row, w_channel, y, yi, bias, k, work, tile_at, live, count, first,
-           vectors, d1, d2, panel, panels, g):  # fmt: skip
+def _fill_steps(taps, live, count, x_plane, g, steps):
+    """steps[c*count + i]: offsets in x and w of channel c, i-th live tap."""
+    for c in range(g.c):
+        for i in range(count):
+            tap = live[i]
+            steps[c * count + i, 0] = c * x_plane + taps[tap, 0]
+            if g.pack_w:
+                steps[c * count + i, 1] = (c * taps.shape[0] + tap) * MR
+            else:
+                steps[c * count + i, 1] = c * g.w_channel + taps[tap, 1]
+
+
+@kernel
+def _copy_tail(x, xi, x_plane, left, vectors, work, at, channels):
+    """The last pixels of each channel, so that no vector reads beyond the tensor."""
+    for c in range(channels):
+        for n in range(vectors):
+            part = load_range(x, xi + c * x_plane + n * LANES, 0, left - n * LANES)
+            store(work, at + c * ROW + n * LANES, part)
+
+
+@kernel
+def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, count, first, vectors, d1, d2,
+           panel, panels, g):  # fmt: skip
     """Panels [panel, panel + panels) of filters on one tile of pixels."""
     inside = not g.row_vectors and g.pitch == g.q and g.y_step == 1 and g.y_row == g.q
     direct = inside and (first + vectors) * LANES <= g.p * g.q
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
         a, b, target = wi + i * panel_step, k + i * MR, yi + i * MR * g.y_plane
-        out, at, out_row = (work, tile_at, ROW)
-        if direct and rows == MR:
-            out, at, out_row = (y, target + first * LANES, g.y_plane)
+        whole = direct and rows == MR
+        out, at, out_row = (y, target + first * LANES, g.y_plane) if whole else (work, tile_at, ROW)
         if vectors == 3:
-            _panel3(w, a, row, w_channel, x, xi, x_plane, d1, d2, live, count, g.c, bias, b, out, at, out_row)
+            _panel3(w, a, x, xi, d1, d2, steps, count, bias, b, out, at, out_row, g)
         elif vectors == 2:
-            _panel2(w, a, row, w_channel, x, xi, x_plane, d1, live, count, g.c, bias, b, out, at, out_row)
+            _panel2(w, a, x, xi, d1, d2, steps, count, bias, b, out, at, out_row, g)
         else:
-            _panel1(w, a, row, w_channel, x, xi, x_plane, live, count, g.c, bias, b, out, at, out_row)
-        if not (direct and rows == MR):
+            _panel1(w, a, x, xi, d1, d2, steps, count, bias, b, out, at, out_row, g)
+        if not whole:
             _write(work, tile_at, y, target, rows, first, vectors, g)
 
 
@@ -163,13 +229,12 @@ def _compute(x, w, y, bias, work, taps, g, first_image, images, thread, threads)
     tiles = -(-g.vectors // NR)
     per_image = tiles * g.panels
     at, end = share(images * g.groups * per_image, thread, threads)
-    row, w_channel, panel_step = g.w_row, g.w_channel, g.w_row * MR
-    if g.pack_w:
-        row, w_channel = 1, taps.shape[0] * MR
-        panel_step = g.c * w_channel
+    panel_step = g.c * taps.shape[0] * MR if g.pack_w else g.w_row * MR
     tile_at = g.panel_at + thread * g.panel_size
     copy_at = tile_at + MR * ROW + LANES
-    live = np.empty((taps.shape[0], 2), np.int64)
+    live = np.full(taps.shape[0] + 1, -1)
+    steps = np.empty((g.c * taps.shape[0] + 1, 2), np.int64)
+    steps_plane, steps_taps = -1, -1
     while at < end:
         unit, rest = at // per_image, at % per_image
         image, group = unit // g.groups, unit % g.groups
@@ -179,28 +244,25 @@ def _compute(x, w, y, bias, work, taps, g, first_image, images, thread, threads)
         first, panel = rest // in_block * NR, rest % in_block
         panels = min(in_block - panel, end - at)
         vectors = min(NR, g.vectors - first)
-        count = _live_taps(taps, first, vectors, g.pack_w, g, live)
         pixel = _pixel(first, g)
-        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
-        source, x_plane = x, g.x_plane
-        plane = image * g.groups + group
-        if g.pack_x:
-            source, xi = work, g.x_at + plane * g.c * x_plane + pixel
-        else:
-            xi = ((first_image + image) * g.groups + group) * g.c * x_plane + pixel
-            if xi + (g.c - 1) * x_plane + vectors * LANES > x.size:  # the tensor ends inside the last vector
-                for c in range(g.c):
-                    left = g.p * g.q - pixel
-                    for n in range(vectors):
-                        part = load_range(x, xi + c * x_plane + n * LANES, 0, left - n * LANES)
-                        store(work, copy_at + (c * NR + n) * LANES, part)
-                source, xi, x_plane = work, copy_at, ROW
-        weights, wi = w, group * g.w_group
-        if g.pack_w:
-            weights, wi = work, g.w_at + group * g.panels * panel_step
+
+        source, x_plane = (work, g.x_plane) if g.pack_x else (x, g.x_plane)
+        xi = g.x_at if g.pack_x else first_image * g.groups * g.c * x_plane
+        xi += (image * g.groups + group) * g.c * x_plane + pixel
+        if not g.pack_x and xi + (g.c - 1) * x_plane + vectors * LANES > x.size:
+            _copy_tail(x, xi, x_plane, g.p * g.q - pixel, vectors, work, copy_at, g.c)
+            source, xi, x_plane = work, copy_at, ROW
+
+        count, changed = _live_taps(taps, first, vectors, g, live)
+        if changed or count != steps_taps or x_plane != steps_plane:
+            _fill_steps(taps, live, count, x_plane, g, steps)
+            steps_plane, steps_taps = x_plane, count
+
+        weights, wi = (work, g.w_at + group * g.panels * panel_step) if g.pack_w else (w, group * g.w_group)
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
-        _strip(source, xi, x_plane, weights, wi, panel_step, row, w_channel, y, yi, bias, group * g.panels * MR, work,
-               tile_at, live, count, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
+        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
+        _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, steps,
+               count * g.c, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
         at += panels
 
 

@@ -303,6 +303,14 @@ def tile_rows(typingctx, mr, nr, s, i):
     return (tile(mr, nr, s, types.intp), codegen) if _is_array(s) else None
 
 
+def _pin(builder: Any, vector: Any) -> None:
+    """No later load moves above the sum `vector`: an empty piece of assembly that reads it.
+
+    Otherwise LLVM loads all weights of a tile first and spills sums to make room: half the speed."""
+    register = "w" if ISA.name == "neon" else "v"
+    builder.asm(ir.FunctionType(ir.VoidType(), [_VEC]), "", register + ",~{memory}", [vector], True)
+
+
 def _rank1(builder: Any, tile: Tile, sums: Any, a: Any, i: Any, row: Any, vectors: list[Any]) -> Any:
     for m in range(tile.rows):
         weight = _splat(builder, builder.load(builder.gep(a, [_offset(builder, i, row, m, 0)]), align=_ALIGN))
@@ -310,6 +318,7 @@ def _rank1(builder: Any, tile: Tile, sums: Any, a: Any, i: Any, row: Any, vector
             at = m * tile.columns + n
             product = _fma(builder, weight, vector, builder.extract_value(sums, at))
             sums = builder.insert_value(sums, product, at)
+        _pin(builder, product)
     return sums
 
 
