@@ -1,0 +1,148 @@
+"""`convbench savings`: dense against depthwise-separable, on paper, by roofline, measured, and why they differ."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from convbench.cli import common
+from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
+from convbench.plan import Selection
+
+if TYPE_CHECKING:
+    from convbench.results import Record, RecordedRow
+    from convbench.savings import Half, Saving
+
+DEFAULT_SUITE = "separable"
+DEFAULT_CELL_S = 0.3  # about 120 cells of the default suite in under a minute
+
+
+@click.command(epilog="Examples:  convbench savings --record reports/my-machine/2026-01-02_030405  |  convbench savings  |  "
+               "convbench savings vgg16 --case 'conv4*' --pass all --json")  # fmt: skip
+@common.selection_options
+@click.option(
+    "--record", type=click.Path(path_type=Path), metavar="RECORD", help="A run.json or its folder: no timing."
+)
+@click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
+@click.option("--max-time", type=float, default=DEFAULT_CELL_S, show_default=True, metavar="SECONDS",
+              help="Longest sampling of one cell.")  # fmt: skip
+@common.json_option
+def command(selection: Selection, record: Path | None, threads: int | None, max_time: float, as_json: bool) -> int:
+    """What replacing a dense convolution by a depthwise-separable pair saves.
+
+    From a RECORD, or measured now: every dense layer of the suites (default: separable) and the depthwise,
+    pointwise and fused convolutions that would replace it. Ratios are dense time / pair time.
+    """
+    from convbench.results import FAILED_STATUSES, load
+    from convbench.savings import analyse
+
+    run = _chosen(load(record), selection) if record else _measure(selection, threads, max_time)
+    savings = analyse(run)
+    if not savings:
+        raise InputError(
+            f"{record or 'this selection'}: no dense layer together with its separable pair; "
+            "`convbench run separable` records some"
+        )
+    if as_json:
+        common.emit_json("savings", savings)
+    else:
+        _print(run, savings)
+    failed = any(row.status in FAILED_STATUSES for row in run.rows)
+    return EXIT_SOME_CELLS_FAILED if failed and not record else EXIT_OK
+
+
+def _chosen(record: Record, selection: Selection) -> Record:
+    """The record with the rows that the selection options leave; without options all of them."""
+    import msgspec
+
+    passes = selection.expanded_passes("all")
+
+    def keeps(row: RecordedRow) -> bool:
+        return (
+            (not selection.suites or row.suite in selection.suites)
+            and (not selection.cases or any(fnmatchcase(row.case, glob) for glob in selection.cases))
+            and (not selection.implementations
+                 or bool({row.implementation, row.implementation.split(".")[0]} & set(selection.implementations)))
+            and (not selection.devices or row.device in selection.devices)
+            and (not selection.dtypes or row.dtype in selection.dtypes)
+            and row.pass_ in passes
+        )  # fmt: skip
+
+    return msgspec.structs.replace(record, rows=[row for row in record.rows if keeps(row)])
+
+
+def _measure(selection: Selection, threads: int | None, max_time: float) -> Record:
+    """Measure every comparison of the selected layers, and the machine's peaks; nothing is written."""
+    from convbench import plan as planning
+    from convbench.savings import quartets
+
+    if not quartets(planning.select_cases(selection, DEFAULT_SUITE, "forward", ["cpu"])):
+        raise InputError(
+            "no dense convolution above 1x1 among the layers chosen: nothing a separable pair could replace"
+        )
+    from convbench.process import keep_freed_memory, prepare
+
+    threads = prepare(threads)
+    keep_freed_memory()
+    from convbench.cli.progress import live
+    from convbench.cli.run import _look
+    from convbench.measure import Policy
+    from convbench.registry import registry
+    from convbench.run import Plan, execute
+
+    cases = quartets(
+        planning.select_cases(selection, DEFAULT_SUITE, "forward", planning.select_devices(selection.devices))
+    )
+    plan = Plan(cases, planning.select_implementations(registry(), selection), Policy(0.01, max_time), threads)
+    record = _look(plan, {"selection": selection, "threads": threads}, quick=True)
+    record.command = "savings"
+    with live(plan, 0) as progress:
+        return execute(plan, record, progress)
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+_COLUMNS = (("layer", "left"), ("pass", "left"), ("shape", "left"), "paper", "roofline", "measured", "interval",
+            "roofline fused", "measured fused", "interval", "dense", "depthwise", "pointwise", "fused")  # fmt: skip
+
+
+def _print(record: Record, savings: list[Saving]) -> None:
+    common.table(
+        f"{record.machine}: dense time / separable time",
+        _COLUMNS,
+        [_line(saving) for saving in savings],
+        "paper: multiply-accumulates; roofline: least time under the measured peaks; measured: best implementation "
+        "of each, depthwise then pointwise as two calls; fused: as one operator",
+    )
+    for saving in savings:
+        if saving.reasons:
+            common.out().print(common.printable(f"{saving.suite}/{saving.case} {saving.pass_}"), style="bold")
+        for reason in saving.reasons:
+            common.out().print(common.printable(f"  {reason}"))
+
+
+def _line(saving: Saving) -> list[str]:
+    shape = f"{saving.c}x{saving.h}x{saving.w} -> {saving.k}, {saving.r}x{saving.s}"
+    return [
+        f"{saving.suite}/{saving.case}", saving.pass_, shape, _times(saving.paper),
+        _times(saving.roofline_unfused), _times(saving.measured_unfused),
+        _interval(saving.measured_unfused_low, saving.measured_unfused_high),
+        _times(saving.roofline_fused), _times(saving.measured_fused),
+        _interval(saving.measured_fused_low, saving.measured_fused_high),
+        *(_time(half) for half in (saving.dense, saving.depthwise, saving.pointwise, saving.fused)),
+    ]  # fmt: skip
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.2f}-{high:.2f}"
+
+
+def _time(half: Half) -> str:
+    return f"{common.seconds(half.median_s)} {half.implementation}" if half.median_s else ""

@@ -1,0 +1,287 @@
+"""What depthwise-separable convolution saves: on paper, by roofline, measured, and why they differ.
+
+A dense R x S convolution with K filters is replaced by a depthwise R x S and a pointwise 1 x 1 one. On
+paper that saves the factor 1 / (1/K + 1/(R S)) in multiply-accumulates (Howard et al., MobileNets,
+arXiv 1704.04861, Section 3.1). Cases are joined by what they compute (ConvSpec), never by name or order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from msgspec import Struct, field
+
+from convbench import count
+from convbench.case import Case
+from convbench.results import Peak, Record, RecordedRow
+from convbench.roofline import COMPUTE, Roof, attainable
+from convbench.spec import ConvSpec
+
+SHORT_CALL_S = 50e-6  # where a call's fixed cost (dispatch and starting threads: microseconds) shows
+_DENSE_KINDS = ("standard", "dilated")
+HALVES = ("dense", "depthwise", "pointwise", "fused")
+
+Place = tuple[str, str, str]  # pass, dtype, device: rows are compared within one place only
+Timed = dict[ConvSpec, list[RecordedRow]]
+
+
+class Half(Struct, frozen=True, kw_only=True):
+    """One of the four convolutions of a comparison, with the fastest implementation measured."""
+
+    macs: int
+    bytes: int
+    intensity: float
+    roofline_s: float | None = None
+    bound: str | None = None
+    implementation: str | None = None
+    median_s: float | None = None
+    ci_low_s: float | None = None
+    ci_high_s: float | None = None
+
+
+class Saving(Struct, frozen=True, kw_only=True):
+    """One dense layer against its separable pair. Ratios are dense / pair: above 1 the pair wins.
+
+    ``unfused`` is depthwise then pointwise as two calls, ``fused`` the pair as one operator.
+    ``same_implementation`` maps an implementation that has all three to its own unfused ratio.
+    """
+
+    suite: str
+    case: str
+    pass_: str = field(name="pass")
+    dtype: str
+    device: str
+    c: int
+    h: int
+    w: int
+    k: int
+    r: int
+    s: int
+    paper: float
+    roofline_unfused: float | None
+    roofline_fused: float | None
+    measured_unfused: float | None
+    measured_unfused_low: float | None
+    measured_unfused_high: float | None
+    measured_fused: float | None
+    measured_fused_low: float | None
+    measured_fused_high: float | None
+    same_implementation: dict[str, float]
+    dense: Half
+    depthwise: Half
+    pointwise: Half
+    fused: Half
+    reasons: list[str]
+
+
+def analyse(record: Record) -> list[Saving]:
+    """Every comparison that the record's cases allow, in their order."""
+    places: dict[Place, Timed] = defaultdict(lambda: defaultdict(list))
+    for row in record.rows:
+        places[row.pass_, row.dtype, row.device][spec_of(row)].append(row)
+    return [
+        _saving(dense, place, timed, record.peaks) for place, timed in places.items() for dense in _dense_specs(timed)
+    ]
+
+
+def quartets(cases: Iterable[Case]) -> list[Case]:
+    """The cases to measure for a comparison of every dense layer and separable pair among ``cases``.
+
+    Each once; what is not among them is named after the layer it belongs to.
+    """
+    cases = list(cases)
+    known = {_key(case): case for case in reversed(cases)}
+    found: dict[tuple, Case] = {}
+    for case in cases:
+        dense = case.spec.dense() if case.spec.is_separable else case.spec
+        if dense.kind not in _DENSE_KINDS:
+            continue
+        for name, spec in _four(dense).items():
+            needed = replace(case, spec=spec, name=f"{case.name}.{name}")
+            found.setdefault(_key(needed), known.get(_key(needed), needed))
+    return list(found.values())
+
+
+def _key(case: Case) -> tuple:
+    return case.spec, case.pass_, case.dtype, case.device
+
+
+def _four(dense: ConvSpec) -> dict[str, ConvSpec]:
+    pair = dense.separable()
+    return dict(zip(HALVES, (dense, pair.depthwise(), pair.pointwise(), pair), strict=True))
+
+
+def spec_of(row: RecordedRow) -> ConvSpec:
+    """The convolution that a row is about."""
+    return ConvSpec(
+        row.operator, row.n, row.c, row.h, row.w, row.k, row.r, row.s,
+        (row.stride_h, row.stride_w), (row.padding_h, row.padding_w), (row.dilation_h, row.dilation_w),
+        row.groups, (row.output_padding_h, row.output_padding_w), row.bias,
+    )  # fmt: skip
+
+
+def _dense_specs(specs: Iterable[ConvSpec]) -> list[ConvSpec]:
+    """Dense convolutions whose pair is there too: as one operator, or as both halves."""
+    known = dict.fromkeys(specs)
+    found: dict[ConvSpec, None] = {}
+    for spec in known:
+        dense = spec.dense() if spec.is_separable else spec
+        if dense.kind not in _DENSE_KINDS or dense not in known:
+            continue
+        _, depthwise, pointwise, pair = _four(dense).values()
+        if pair in known or (depthwise in known and pointwise in known):
+            found[dense] = None
+    return list(found)
+
+
+def _saving(dense: ConvSpec, place: Place, timed: Timed, peaks: list[Peak]) -> Saving:
+    specs = _four(dense)
+    best = {name: _best(timed.get(spec, [])) for name, spec in specs.items()}
+    roofs = {name: roof(spec, place, peaks) for name, spec in specs.items()}
+    halves = {name: _half(spec, place, roofs[name], best[name]) for name, spec in specs.items()}
+    first = timed[dense][0]
+    unfused, fused = ("depthwise", "pointwise"), ("fused",)
+    measured: dict[str, Any] = {
+        f"measured_{kind}{end}": _ratio(halves, names, f"{over}_s", f"{under}_s")
+        for kind, names in (("unfused", unfused), ("fused", fused))
+        for end, over, under in (
+            ("", "median", "median"),
+            ("_low", "ci_low", "ci_high"),
+            ("_high", "ci_high", "ci_low"),
+        )
+    }
+    paper = halves["dense"].macs / sum(halves[name].macs for name in unfused)
+    return Saving(
+        suite=first.suite, case=first.case, pass_=place[0], dtype=place[1], device=place[2],
+        c=dense.c, h=dense.h, w=dense.w, k=dense.k, r=dense.r, s=dense.s,
+        paper=paper,
+        roofline_unfused=_ratio(halves, unfused, "roofline_s", "roofline_s"),
+        roofline_fused=_ratio(halves, fused, "roofline_s", "roofline_s"),
+        **measured,
+        same_implementation=_same_implementation([timed.get(specs[name], []) for name in HALVES[:3]]),
+        dense=halves["dense"], depthwise=halves["depthwise"], pointwise=halves["pointwise"], fused=halves["fused"],
+        reasons=_reasons(halves, roofs, paper, measured),
+    )  # fmt: skip
+
+
+def roof(spec: ConvSpec, place: Place, peaks: list[Peak]) -> Roof | None:
+    """Roofline of one convolution by its nominal FLOPs; None without measured peaks."""
+    case = _case(spec, place)
+    return attainable(count.flops(spec, case.pass_), count.compulsory_bytes(case), peaks, place[2], place[1])
+
+
+def _case(spec: ConvSpec, place: Place) -> Case:
+    return Case(spec, *place)  # type: ignore[arg-type]
+
+
+def _half(spec: ConvSpec, place: Place, roof: Roof | None, row: RecordedRow | None) -> Half:
+    case = _case(spec, place)
+    macs = count.macs(spec, case.pass_)
+    half: dict[str, Any] = {"macs": macs, "bytes": count.compulsory_bytes(case), "intensity": count.intensity(case)}
+    if roof:
+        half |= {"roofline_s": roof.seconds(count.FLOPS_PER_MAC * macs), "bound": roof.bound}
+    if row:
+        half |= {name: getattr(row, name) for name in ("implementation", "median_s", "ci_low_s", "ci_high_s")}
+    return Half(**half)
+
+
+def _best(rows: list[RecordedRow]) -> RecordedRow | None:
+    return min((row for row in rows if row.median_s), key=lambda row: row.median_s or 0.0, default=None)
+
+
+def _ratio(halves: dict[str, Half], parts: Iterable[str], over: str, under: str) -> float | None:
+    """Dense time over the sum of the parts' times; None when one is missing."""
+    dense = getattr(halves["dense"], over)
+    times = [getattr(halves[part], under) for part in parts]
+    return dense / sum(times) if dense and all(times) else None
+
+
+def _same_implementation(rows: list[list[RecordedRow]]) -> dict[str, float]:
+    times = [{row.implementation: row.median_s for row in some if row.median_s} for some in rows]
+    dense, depthwise, pointwise = times
+    return {
+        name: dense[name] / (depthwise[name] + pointwise[name])  # type: ignore[operator]
+        for name in dense
+        if name in depthwise and name in pointwise
+    }
+
+
+# Reasons in words ---------------------------------------------------------------------------------
+
+
+def _reasons(
+    halves: dict[str, Half], roofs: dict[str, Roof | None], paper: float, measured: dict[str, float | None]
+) -> list[str]:
+    """Why the measured ratio is not the one on paper, most telling first; empty without measurements."""
+    ratio = measured["measured_unfused"]
+    if ratio is None:
+        return []
+    dense, depthwise, pointwise = (halves[name] for name in HALVES[:3])
+    lines = [_accounting(dense, depthwise, pointwise, paper, ratio), _share(depthwise, pointwise, roofs["depthwise"])]
+    for name in ("dense", "pointwise"):
+        if roofs[name]:
+            lines.append(_utilisation(name, halves[name], roofs[name]))
+    lines += _call_cost(depthwise, pointwise)
+    if measured["measured_fused"]:
+        lines.append(_fusion(halves["fused"], depthwise, pointwise))
+    return lines
+
+
+def _seconds(half: Half) -> float:
+    assert half.median_s
+    return half.median_s
+
+
+def _gflops(macs: int, seconds: float) -> float:
+    return count.FLOPS_PER_MAC * macs / seconds / 1e9
+
+
+def _accounting(dense: Half, depthwise: Half, pointwise: Half, paper: float, ratio: float) -> str:
+    """measured = paper x (pair's rate / dense rate), exactly."""
+    seconds = _seconds(depthwise) + _seconds(pointwise)
+    pair = _gflops(depthwise.macs + pointwise.macs, seconds)
+    rate = _gflops(dense.macs, _seconds(dense))
+    return (
+        f"{ratio:.2f}x measured against {paper:.2f}x on paper: the pair computes at {pair:.0f} GFLOP/s, "
+        f"{ratio / paper:.0%} of the dense layer's {rate:.0f} GFLOP/s"
+    )
+
+
+def _share(depthwise: Half, pointwise: Half, roof: Roof | None) -> str:
+    seconds = _seconds(depthwise)
+    arithmetic, time = depthwise.macs / (depthwise.macs + pointwise.macs), seconds / (seconds + _seconds(pointwise))
+    text = f"depthwise is {arithmetic:.1%} of the pair's arithmetic and {time:.0%} of its time"
+    if roof is None:
+        return f"{text}, at {depthwise.intensity:.1f} FLOP/byte"
+    if roof.bound == COMPUTE:
+        return f"{text}, at {depthwise.intensity:.1f} FLOP/byte bound by arithmetic"
+    reached = depthwise.bytes / seconds / roof.bytes_per_s
+    return (
+        f"{text}: at {depthwise.intensity:.1f} FLOP/byte, below the ridge of {roof.ridge:.1f}, it is bound by "
+        f"{roof.level} bandwidth, of which it reaches {reached:.0%}"
+    )
+
+
+def _utilisation(name: str, half: Half, roof: Roof | None) -> str:
+    assert roof
+    fraction = _gflops(half.macs, _seconds(half)) * 1e9 / roof.flops_per_s
+    limit = "the compute peak" if roof.bound == COMPUTE else f"what {roof.bound} bandwidth allows"
+    return f"{name} ({half.implementation}) reaches {fraction:.0%} of {limit}"
+
+
+def _call_cost(depthwise: Half, pointwise: Half) -> list[str]:
+    seconds = min(_seconds(depthwise), _seconds(pointwise))
+    if seconds >= SHORT_CALL_S:
+        return []
+    return [f"the shorter of the two calls takes {seconds * 1e6:.0f} us: the fixed cost of a call counts, twice"]
+
+
+def _fusion(fused: Half, depthwise: Half, pointwise: Half) -> str:
+    change = (_seconds(depthwise) + _seconds(pointwise)) / _seconds(fused)
+    moved = depthwise.bytes + pointwise.bytes - fused.bytes
+    if change >= 1:
+        return f"fusing the pair ({fused.implementation}) gains another {change:.2f}x: {moved:,} bytes fewer to move"
+    return f"the fused pair ({fused.implementation}) is {1 / change:.2f}x slower than the best two calls"
