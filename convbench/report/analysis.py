@@ -1,0 +1,218 @@
+"""What the page says about a record: means by kind, totals by suite, verification, notices. Pure functions of rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import geometric_mean, median
+
+from convbench.results import FAILED_STATUSES, Record, RecordedRow
+from convbench.spec import KINDS
+
+FASTEST = "fastest of each layer"
+
+# What a remark on a row means for the reader; the words before its colon are the key.
+ADVICE = {
+    "noisy": "close other programs, use a quieter machine, or give more time with --max-time",
+    "drift": "the clock changed while sampling: let the machine settle and run again; compare ratios, not seconds",
+    "imprecise": "the time limit came first: raise --max-time or accept a wider --precision",
+    "above the roof": "faster than the measured peaks allow for the multiplications counted: expected of Winograd, which "
+    "multiplies less; otherwise the data stayed in a nearer cache than assumed, the peak was measured on a busier "
+    "machine, or the kernel skips work",
+}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One implementation on one kind of convolution, against the reference."""
+
+    implementation: str
+    kind: str
+    layers: int
+    speedup: float | None = None  # geometric mean over layers
+    low: float | None = None  # 95% interval of that mean, from the measurement of these layers
+    high: float | None = None
+    faster: int = 0  # layers whose whole interval lies above 1
+    slower: int = 0
+    ties: int = 0
+    roofline_fraction: float | None = None  # median over layers
+
+
+@dataclass(frozen=True)
+class Total:
+    """Time of a suite's layers, each as often as its network uses it."""
+
+    implementation: str
+    seconds: float
+    low: float | None
+    high: float | None
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class SuiteTotal:
+    """All implementations that have a time for every layer of one suite."""
+
+    suite: str
+    where: str  # pass, dtype, device
+    layers: int
+    calls: int
+    totals: list[Total]
+    partial: list[str]  # implementations with some layers only
+
+
+@dataclass
+class Verified:
+    """Verification of one implementation."""
+
+    implementation: str
+    verified: int = 0
+    mismatches: int = 0
+    failed: int = 0  # error, timeout, crash, out of memory
+    unsupported: int = 0
+    worst: float | None = None  # largest error / tolerance
+    worst_row: RecordedRow | None = None
+
+
+@dataclass
+class Notice:
+    """Something to know before believing a number."""
+
+    title: str
+    advice: str = ""
+    level: str = "warn"  # warn, bad or info
+    items: list[str] = field(default_factory=list)
+
+
+def case_key(row: RecordedRow) -> tuple:
+    """Identity of a layer: equal for all implementations of it."""
+    return (
+        row.suite, row.case, row.pass_, row.dtype, row.device, row.operator, row.n, row.c, row.h, row.w, row.k, row.r,
+        row.s, row.stride_h, row.stride_w, row.padding_h, row.padding_w, row.dilation_h, row.dilation_w, row.groups,
+        row.output_padding_h, row.output_padding_w,
+    )  # fmt: skip
+
+
+def reference_of(rows: Iterable[RecordedRow]) -> str | None:
+    """The implementation that speed-ups compare with."""
+    return next(iter(Counter(row.reference for row in rows if row.reference).most_common(1)), (None, 0))[0]
+
+
+def implementations(rows: Iterable[RecordedRow]) -> list[str]:
+    """Names in order of appearance, the reference first."""
+    rows = list(rows)
+    names = list(dict.fromkeys(row.implementation for row in rows))
+    reference = reference_of(rows)
+    return sorted(names, key=lambda name: name != reference)
+
+
+def means(rows: Iterable[RecordedRow]) -> dict[str, list[Mean]]:
+    """Kind -> its implementations, fastest first; kinds in the order of convbench.spec.KINDS."""
+    groups: dict[tuple[str, str], list[RecordedRow]] = defaultdict(list)
+    for row in rows:
+        if row.median_s:
+            groups[row.kind, row.implementation].append(row)
+    found = {
+        kind: [_mean(name, kind, group) for (k, name), group in groups.items() if k == kind]
+        for kind in KINDS
+        if any(k == kind for k, _ in groups)
+    }
+    return {kind: sorted(group, key=lambda mean: -(mean.speedup or 0)) for kind, group in found.items()}
+
+
+def _mean(name: str, kind: str, rows: Sequence[RecordedRow]) -> Mean:
+    fractions = [row.roofline_fraction for row in rows if row.roofline_fraction]
+    paired = [row for row in rows if row.speedup_vs_reference]
+    speedup = geometric_mean([row.speedup_vs_reference for row in paired]) if paired else None  # type: ignore[misc]
+    ends = [(row.speedup_ci_low, row.speedup_ci_high) for row in paired]
+    known = [(low, high) for low, high in ends if low and high]
+    low = high = None
+    if speedup and len(known) == len(paired):
+        # Layers are measured independently: half widths of the logarithms add in quadrature.
+        spread = math.exp(math.sqrt(sum((math.log(h / lo) / 2) ** 2 for lo, h in known)) / len(known))
+        low, high = speedup / spread, speedup * spread
+    faster, slower = sum(lo > 1 for lo, _ in known), sum(h < 1 for _, h in known)
+    return Mean(
+        name, kind, len(rows), speedup, low, high, faster, slower, len(known) - faster - slower,
+        median(fractions) if fractions else None,
+    )  # fmt: skip
+
+
+def suite_totals(rows: Iterable[RecordedRow]) -> list[SuiteTotal]:
+    """For every suite (and pass, dtype, device): the time of all its layers, fastest first."""
+    groups: dict[tuple[str, str, str, str], list[RecordedRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.suite, row.pass_, row.dtype, row.device].append(row)
+    reference = reference_of(row for group in groups.values() for row in group)
+    found = []
+    for (suite, *where), group in groups.items():
+        layers = {case_key(row): row.count for row in group}
+        times: dict[str, dict[tuple, RecordedRow]] = defaultdict(dict)
+        for row in group:
+            if row.median_s:
+                times[row.implementation][case_key(row)] = row
+                best = times[FASTEST].get(case_key(row))
+                if best is None or row.median_s < (best.median_s or math.inf):
+                    times[FASTEST][case_key(row)] = row
+        complete = {name: list(cells.values()) for name, cells in times.items() if len(cells) == len(layers)}
+        base = sum(_weighted(row) for row in complete.get(reference or "", []))
+        totals = sorted((_total(name, cells, base) for name, cells in complete.items()), key=lambda t: t.seconds)
+        partial = [f"{name} ({len(cells)} of {len(layers)})" for name, cells in times.items() if name not in complete]
+        found.append(SuiteTotal(suite, ", ".join(where), len(layers), sum(layers.values()), totals, partial))
+    return [total for total in found if total.totals]
+
+
+def _weighted(row: RecordedRow) -> float:
+    assert row.median_s
+    return row.count * row.median_s
+
+
+def _total(name: str, rows: Sequence[RecordedRow], base: float) -> Total:
+    seconds = sum(map(_weighted, rows))
+    low = high = None
+    if all(row.ci_low_s is not None and row.ci_high_s is not None for row in rows):
+        down = math.hypot(*(row.count * ((row.median_s or 0) - (row.ci_low_s or 0)) for row in rows))
+        up = math.hypot(*(row.count * ((row.ci_high_s or 0) - (row.median_s or 0)) for row in rows))
+        low, high = seconds - down, seconds + up
+    return Total(name, seconds, low, high, base / seconds if base else None)
+
+
+def verification(rows: Iterable[RecordedRow]) -> list[Verified]:
+    """Per implementation: what was verified, what failed, and the error closest to its tolerance."""
+    found: dict[str, Verified] = {}
+    for row in rows:
+        entry = found.setdefault(row.implementation, Verified(row.implementation))
+        entry.verified += row.status == "ok" and row.error is not None
+        entry.mismatches += row.status == "mismatch"
+        entry.failed += row.status in FAILED_STATUSES and row.status != "mismatch"
+        entry.unsupported += row.status == "unsupported"
+        if row.error is not None and row.tolerance and row.error / row.tolerance >= (entry.worst or 0):
+            entry.worst, entry.worst_row = row.error / row.tolerance, row
+    return list(found.values())
+
+
+def failed_rows(rows: Iterable[RecordedRow]) -> list[RecordedRow]:
+    return [row for row in rows if row.status in FAILED_STATUSES]
+
+
+def notices(record: Record) -> list[Notice]:
+    """Interrupted run, warnings, remarks on rows by their first words, unavailable families."""
+    found = []
+    if not record.complete:
+        found.append(Notice("This run is not complete", "go on with convbench run --resume FOLDER"))
+    for text in record.warnings:
+        title, _, advice = text.partition(": ")
+        found.append(Notice(title, advice))
+    remarks: dict[str, list[str]] = defaultdict(list)
+    for row in record.rows:
+        for note in row.notes:
+            key, _, detail = note.partition(": ")
+            remarks[key].append(f"{row.case}, {row.implementation}: {detail}")
+    timed = sum(bool(row.median_s) for row in record.rows)
+    for key, items in remarks.items():
+        found.append(Notice(f"{len(items)} of {timed} timed cells: {key}", ADVICE.get(key, ""), items=items))
+    for family, reason in record.unavailable.items():
+        found.append(Notice(f"Unavailable: {family}", reason, "info"))
+    return found

@@ -1,0 +1,241 @@
+"""Charts as Vega-Lite specifications without data or colours, and the data they share.
+
+The page holds each specification once and the cells once; its script gives every chart the cells that the
+filters leave. Colours are CSS variables, so that one chart serves light, dark and paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from convbench.report import text
+from convbench.report.analysis import case_key, implementations, reference_of
+from convbench.results import Peak, RecordedRow
+
+if TYPE_CHECKING:
+    import altair as alt
+
+PALETTE = 11  # --c1 to --c11 in style.css; the reference is --c0
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")  # one a family
+LABEL_LENGTH = 60
+
+FIELDS = (
+    "layer", "implementation", "kind", "pass", "place", "shape", "algorithm", "time", "intensity", "rate", "gflops",
+    "fraction", "speedup", "low", "high", "speedup_text",
+)  # fmt: skip
+
+
+def styles(rows: Iterable[RecordedRow]) -> dict[str, tuple[str, str]]:
+    """Implementation -> (CSS colour, symbol): a colour each, a symbol for each family."""
+    rows = list(rows)
+    families: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
+    reference = reference_of(rows)
+    for name in implementations(rows):
+        shape = families.setdefault(name.partition(".")[0], SHAPES[len(families) % len(SHAPES)])
+        number = 0 if name == reference else 1 + (len(found) - (reference in found)) % PALETTE
+        found[name] = (f"var(--c{number})", shape)
+    return found
+
+
+def place(row: RecordedRow) -> str:
+    """What a roof belongs to."""
+    return f"{row.device}, {row.dtype}"
+
+
+def layer_labels(rows: Sequence[RecordedRow]) -> dict[tuple, str]:
+    """A short unique label for each layer: its name, and suite, pass, dtype and device where they vary."""
+    varying = [name for name in ("pass_", "dtype", "device") if len({getattr(row, name) for row in rows}) > 1]
+    several = len({row.suite for row in rows}) > 1
+    labels: dict[tuple, str] = {}
+    used: dict[str, int] = defaultdict(int)
+    for row in rows:
+        key = case_key(row)
+        if key not in labels:
+            label = f"{row.suite}/{row.case}" if several else row.case
+            label = " ".join([label, *(getattr(row, name) for name in varying)])
+            label = label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…"
+            used[label] += 1
+            labels[key] = label if used[label] == 1 else f"{label} ({used[label]})"
+    return labels
+
+
+def cells(rows: Sequence[RecordedRow], labels: dict[tuple, str]) -> dict[str, list[Any]]:
+    """Timed cells by column; rates count valid taps, so that a dot's height under its roof is its fraction."""
+    columns: dict[str, list[Any]] = {name: [] for name in FIELDS}
+    for row in rows:
+        if row.median_s and row.valid_macs and row.bytes:
+            for name, value in zip(FIELDS, _cell(row, labels[case_key(row)]), strict=True):
+                columns[name].append(value)
+    return columns
+
+
+def _cell(row: RecordedRow, label: str) -> tuple[Any, ...]:
+    assert row.median_s and row.valid_macs and row.bytes
+    width = text.half_width(row)
+    spread = "" if width is None else f" ± {text.percent(width)}"
+    ends = text.interval(row.speedup_ci_low, row.speedup_ci_high)
+    return (
+        label, row.implementation, row.kind, row.pass_, place(row), text.shape(row), row.algorithm or "",
+        f"{text.seconds(row.median_s)}{spread}",
+        _short(2 * row.valid_macs / row.bytes), _short(2 * row.valid_macs / row.median_s / 1e9),
+        text.significant(row.gflops), text.percent(row.roofline_fraction),
+        _short(row.speedup_vs_reference), _short(row.speedup_ci_low), _short(row.speedup_ci_high),
+        f"{text.times(row.speedup_vs_reference)} ({ends})" if ends else text.times(row.speedup_vs_reference),
+    )  # fmt: skip
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+# Roofs ------------------------------------------------------------------------------------------------
+
+
+def roofs(peaks: Sequence[Peak], data: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Line segments of the roofs of each place that has cells, inside the domain of the chart."""
+    lines: list[dict[str, Any]] = []
+    (x_low, x_high), (y_low, _) = domains(peaks, data)
+    for where in dict.fromkeys(data["place"]):
+        device, _, dtype = where.rpartition(", ")
+        here = [peak for peak in peaks if peak.device == device]
+        compute = {p.quantity: p.value / 1e9 for p in here if p.quantity in ("fma", "gemm") and p.dtype == dtype}
+        rates: dict[str, float] = {}
+        for peak in here:
+            if peak.quantity in ("copy", "triad"):
+                rates[peak.level] = max(peak.value / 1e9, rates.get(peak.level, 0.0))
+        if not compute or not rates:
+            continue
+        top = max(compute.values())
+        for level, rate in rates.items():
+            x = max(x_low, y_low / rate)
+            lines.append(_line(where, "memory", f"{level} {text.engineering(rate * 1e9, 'B/s')}", x, rate * x,
+                               top / rate, top))  # fmt: skip
+        for quantity, value in compute.items():
+            name = "FMA" if quantity == "fma" else "GEMM"
+            style = "peak" if value == top else "lower"
+            start = value / max(rates.values())
+            lines.append(_line(where, style, f"{name} {text.engineering(value * 1e9, 'FLOP/s')}", start, value,
+                               x_high, value))  # fmt: skip
+    return lines
+
+
+def _line(where: str, style: str, label: str, x: float, y: float, x2: float, y2: float) -> dict[str, Any]:
+    ends = {name: _short(value) for name, value in (("x", x), ("y", y), ("x2", x2), ("y2", y2))}
+    return {"place": where, "style": style, "label": label, **ends}
+
+
+def domains(peaks: Sequence[Peak], data: dict[str, list[Any]]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """((intensity low, high), (GFLOP/s low, high)) that hold every cell and the compute peaks."""
+    tops = [peak.value / 1e9 for peak in peaks if peak.quantity in ("fma", "gemm")]
+    xs, ys = data["intensity"] or [1.0], (data["rate"] or []) + tops or [1.0]
+    return (min(xs) / 2, max(xs) * 2), (min(data["rate"] or ys) / 2, max(ys) * 2)
+
+
+# Specifications -----------------------------------------------------------------------------------------
+
+
+def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict[str, list[Any]]) -> dict[str, Any]:
+    """Log-log roofline: every timed cell under the measured roofs."""
+    import altair as alt
+
+    (x_low, x_high), (y_low, y_high) = domains(peaks, data)
+    x_scale = alt.Scale(type="log", domain=[x_low, x_high], nice=False)
+    y_scale = alt.Scale(type="log", domain=[y_low, y_high], nice=False)
+    x = alt.X("x:Q", scale=x_scale, title="arithmetic intensity (FLOP per compulsory byte, valid taps)")
+    y = alt.Y("y:Q", scale=y_scale, title="GFLOP/s (valid taps)")
+    ticks = {"axis": alt.Axis(format="~g", tickCount=6)}
+    base = alt.Chart(alt.NamedData("roofs"))
+    ends = base.encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
+    lines = [
+        ends.transform_filter(alt.datum.style == style).mark_rule(style=f"roof-{style}")
+        for style in ("memory", "peak", "lower")
+    ]
+    # Along the line: one decade up for one decade right, whatever the size of the page.
+    decades_x, decades_y = math.log10(x_high / x_low), math.log10(y_high / y_low)
+    slope = alt.expr(f"-atan2(height / {decades_y:.4f}, width / {decades_x:.4f}) * 180 / PI")
+    labels = [
+        base.transform_filter(alt.datum.style == "memory")
+        .mark_text(style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=slope)
+        .encode(x=x, y=y, text="label:N"),
+        base.transform_filter(alt.datum.style == "peak")
+        .mark_text(style="roof-label", align="right", baseline="bottom", dx=-4, dy=-4)
+        .encode(x="x2:Q", y=y, text="label:N"),
+        base.transform_filter(alt.datum.style == "lower")
+        .mark_text(style="roof-label", align="right", baseline="top", dx=-4, dy=5)
+        .encode(x="x2:Q", y=y, text="label:N"),
+    ]
+    zoom = alt.selection_interval(
+        bind="scales", name="zoom", zoom="wheel![event.shiftKey]",
+        translate="[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
+    )  # fmt: skip
+    dots = (
+        alt.Chart(alt.NamedData("cells"))
+        .mark_point(filled=True, size=52, opacity=0.85)
+        .encode(
+            x=alt.X("intensity:Q", scale=x_scale, title=x["title"], **ticks),
+            y=alt.Y("rate:Q", scale=y_scale, title=y["title"], **ticks),
+            tooltip=_tooltip(),
+            **_identity(rows),
+        )
+        .add_params(zoom)
+    )
+    chart = alt.layer(*lines, *labels, dots).properties(
+        width="container", height=440, description="Roofline: GFLOP/s over arithmetic intensity, both logarithmic"
+    )
+    return chart.to_dict()
+
+
+def speedup_spec(rows: Sequence[RecordedRow]) -> dict[str, Any]:
+    """One line a layer: each implementation's speed-up over the reference, with its interval."""
+    import altair as alt
+
+    ratios = alt.X(
+        "speedup:Q",
+        scale=alt.Scale(type="log", padding=14, nice=False),
+        title=f"speed-up over {reference_of(rows) or 'the reference'} (logarithmic; right is faster)",
+        axis=alt.Axis(values=[m * 10.0**e for e in range(-3, 4) for m in (1, 2, 5)], format="~g", labelOverlap=True,
+                      orient="top"),
+    )  # fmt: skip
+    layer = alt.Y("layer:N", sort=None, title=None)
+    base = alt.Chart(alt.NamedData("cells"))
+    colour = {"color": _identity(rows)["color"]}
+    chart = alt.layer(
+        base.mark_rule(style="parity").encode(x=alt.datum(1)),
+        base.mark_rule(strokeWidth=2, opacity=0.5).encode(
+            y=layer, x=alt.X("low:Q", title=ratios["title"]), x2="high:Q", **colour
+        ),
+        base.mark_point(filled=True, size=52, opacity=0.9).encode(
+            y=layer, x=ratios, tooltip=_tooltip(), **_identity(rows)
+        ),
+    ).properties(
+        width="container", height={"step": 19}, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        description="Speed-up over the reference, layer by layer",
+    )  # fmt: skip
+    return chart.to_dict()
+
+
+def _identity(rows: Sequence[RecordedRow]) -> dict[str, Any]:
+    """Colour and symbol of an implementation; the page's own controls are the legend."""
+    import altair as alt
+
+    names = styles(rows)
+    colours, shapes = [c for c, _ in names.values()], [s for _, s in names.values()]
+    return {
+        "color": alt.Color("implementation:N", legend=None, scale=alt.Scale(domain=list(names), range=colours)),
+        "shape": alt.Shape("implementation:N", legend=None, scale=alt.Scale(domain=list(names), range=shapes)),
+    }
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    import altair as alt
+
+    names = {
+        "layer": "layer", "shape": "shape", "kind": "kind", "implementation": "implementation",
+        "algorithm": "algorithm", "time": "time", "gflops": "GFLOP/s (all taps)", "fraction": "of the roof",
+        "speedup_text": "speed-up",
+    }  # fmt: skip
+    return [alt.Tooltip(field, type="nominal", title=title) for field, title in names.items()]

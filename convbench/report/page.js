@@ -1,0 +1,126 @@
+"use strict";
+(() => {
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const columns = read("cells"), roofs = read("roofs"), specs = read("specs");
+  const names = Object.keys(columns);
+  const cells = columns.layer.map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
+  const reference = document.querySelector("main").dataset.reference;
+  const filter = document.getElementById("filter");
+
+  // Charts ---------------------------------------------------------------------------------------
+  const charts = [...document.querySelectorAll("[data-chart]")].map((element) => ({ element, view: null }));
+
+  function chosen(name) {
+    const select = filter.querySelector(`select[name=${name}]`);
+    return select ? select.value : "";
+  }
+
+  function datasets({ chart, kind }) {
+    const on = new Set([...filter.querySelectorAll("input:checked")].map((box) => box.value));
+    const [pass, place] = [chosen("pass"), chosen("place")];
+    const wanted = kind || chosen("kind");
+    const here = (entry) => !place || entry.place === place;
+    const shown = cells.filter((cell) =>
+      on.has(cell.implementation) && here(cell) && (!wanted || cell.kind === wanted) && (!pass || cell.pass === pass) &&
+      (chart !== "speedup" || (cell.speedup !== null && cell.implementation !== reference)));
+    return { cells: shown, roofs: roofs.filter(here) };
+  }
+
+  function config(width) {
+    const text = "system-ui, sans-serif";
+    return {
+      background: "transparent", font: text, view: { stroke: "var(--line)" },
+      axis: {
+        labelColor: "var(--muted)", titleColor: "var(--muted)", gridColor: "var(--grid)", domainColor: "var(--line)",
+        tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 10,
+      },
+      axisY: { labelLimit: width < 600 ? 120 : 280 },
+      text: { fill: "var(--ink)" },
+      style: {
+        "roof-memory": { stroke: "var(--roof)", strokeWidth: 1.2 },
+        "roof-peak": { stroke: "var(--roof)", strokeWidth: 2 },
+        "roof-lower": { stroke: "var(--roof)", strokeWidth: 1.2, strokeDash: [5, 4] },
+        "roof-label": { fill: "var(--muted)", fontSize: 11.5 },
+        parity: { stroke: "var(--c0)", strokeWidth: 1.5 },
+      },
+    };
+  }
+
+  async function draw(chart) {
+    const { element } = chart;
+    const spec = structuredClone(specs[element.dataset.chart]);
+    spec.datasets = datasets(element.dataset);
+    spec.config = config(element.clientWidth);
+    // ast: expressions are interpreted, so the page needs no eval.
+    const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+    chart.view = (await vegaEmbed(element, spec, options)).view;
+    offerSvg(element);
+  }
+
+  function offerSvg(element) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "save";
+    button.textContent = "save as SVG";
+    button.addEventListener("click", () => {
+      const style = getComputedStyle(document.documentElement);
+      const markup = new XMLSerializer().serializeToString(element.querySelector("svg"))
+        .replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([markup], { type: "image/svg+xml" }));
+      link.download = `convbench-${element.dataset.chart}${element.dataset.kind ? "-" + element.dataset.kind : ""}.svg`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+    element.after(button);
+  }
+
+  function refresh() {
+    for (const { element, view } of charts) {
+      const data = datasets(element.dataset);
+      if (view) Object.entries(data).forEach(([name, rows]) => view.data(name, rows));
+      if (view) view.resize().runAsync();
+    }
+    const kind = chosen("kind");
+    document.querySelectorAll("details.kind").forEach((block) => {
+      block.hidden = Boolean(kind) && block.querySelector("[data-kind]").dataset.kind !== kind;
+    });
+  }
+
+  const visible = ({ element }) => !element.closest("details:not([open])");
+  if (filter) {
+    filter.addEventListener("change", refresh);
+    filter.addEventListener("click", (event) => {
+      const check = event.target.dataset.check;
+      if (!check) return;
+      filter.querySelectorAll("input").forEach((box) => { box.checked = check === "all"; });
+      refresh();
+    });
+  }
+  charts.forEach((chart) => {
+    const block = chart.element.closest("details");
+    if (block) block.addEventListener("toggle", () => { if (block.open && !chart.view && !chart.busy) chart.busy = draw(chart); });
+  });
+  const first = charts.filter(visible).map((chart) => (chart.busy = draw(chart)));
+  Promise.all(first).then(
+    () => { document.documentElement.dataset.charts = "drawn"; },
+    (error) => { document.documentElement.dataset.charts = "failed"; console.error(error); });
+
+  // The table of all cells -------------------------------------------------------------------------
+  const form = document.getElementById("table-filter");
+  const rows = [...document.querySelectorAll("#cells-table tbody tr")].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+
+  function filterTable() {
+    const words = form.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let count = 0;
+    for (const { row, text } of rows) {
+      const fits = ["kind", "implementation", "status"].every((name) => !form[name].value || row.dataset[name] === form[name].value);
+      row.hidden = !(fits && words.every((word) => text.includes(word)));
+      count += !row.hidden;
+    }
+    document.getElementById("table-count").textContent = count === rows.length ? `${count} rows` : `${count} of ${rows.length} rows`;
+  }
+  form.addEventListener("input", filterTable);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  filterTable();  // a reloaded page keeps what was typed
+})();
