@@ -20,6 +20,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
     tile_store(t, y, i, row)           the inverse
     tile_store_range(t, n, y, i, row, rows, lo, hi)   column n alone: rows m < rows, lanes lo <= l < hi
+    t = tile_mul_add(t, a, b)       t[m][n] = t[m][n]*a + b, vectors a and b: registers only
     v = tile_get(t, m, n)           one vector; m, n literals
 
 Indices are element offsets, not checked: the kernel owns its edges. Lanes outside a range are never read
@@ -397,6 +398,17 @@ def tile_store_range(typingctx, t, n, y, i, row, rows, lo, hi):
 
     valid = isinstance(t, Tile) and _is_array(y) and column is not None
     return (types.void(t, n, y, *[types.intp] * 5), codegen) if valid else None
+
+
+@intrinsic
+def tile_mul_add(typingctx, t, a, b):
+    def codegen(context, builder, signature, args):
+        sums, a, b = args
+        for at in range(t.rows * t.columns):
+            sums = builder.insert_value(sums, _fma(builder, builder.extract_value(sums, at), a, b), at)
+        return sums
+
+    return (t(t, VECTOR, VECTOR), codegen) if isinstance(t, Tile) else None
 
 
 @intrinsic(prefer_literal=True)
