@@ -20,8 +20,8 @@ DEFAULT_SUITE = "separable"
 DEFAULT_CELL_S = 0.3  # about 120 cells of the default suite in under a minute
 
 
-@click.command(epilog="Examples:  convbench savings --record reports/my-machine/2026-01-02_030405  |  convbench savings  |  "
-               "convbench savings vgg16 --case 'conv4*' --pass all --json")  # fmt: skip
+@click.command(epilog="Examples:  convbench savings  |  convbench savings --record reports/my-machine/2026-01-02  "
+               "|  convbench savings vgg16 --case 'conv4*' --pass all --json")  # fmt: skip
 @common.selection_options
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="RECORD", help="A run.json or its folder: no timing."
@@ -106,7 +106,7 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
 # Text ---------------------------------------------------------------------------------------------
 
 _COLUMNS = (("layer", "left"), ("pass", "left"), ("shape", "left"), "paper", "roofline", "measured", "interval",
-            "roofline fused", "measured fused", "interval", "dense", "depthwise", "pointwise", "fused")  # fmt: skip
+            "roofline fused", "measured fused", "interval", "dense", "dw", "pw", "fused")  # fmt: skip
 
 
 def _print(record: Record, savings: list[Saving]) -> None:
@@ -145,4 +145,4 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _time(half: Half) -> str:
-    return f"{common.seconds(half.median_s)} {half.implementation}" if half.median_s else ""
+    return common.seconds(half.median_s)

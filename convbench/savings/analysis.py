@@ -1,9 +1,4 @@
-"""What depthwise-separable convolution saves: on paper, by roofline, measured, and why they differ.
-
-A dense R x S convolution with K filters is replaced by a depthwise R x S and a pointwise 1 x 1 one. On
-paper that saves the factor 1 / (1/K + 1/(R S)) in multiply-accumulates (Howard et al., MobileNets,
-arXiv 1704.04861, Section 3.1). Cases are joined by what they compute (ConvSpec), never by name or order.
-"""
+"""From a run record to comparisons, and the cases that a comparison needs."""
 
 from __future__ import annotations
 
@@ -12,69 +7,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from msgspec import Struct, field
-
 from convbench import count
 from convbench.case import Case
 from convbench.results import Peak, Record, RecordedRow
-from convbench.roofline import COMPUTE, Roof, attainable
+from convbench.roofline import Roof, attainable
+from convbench.savings.model import Half, Saving
+from convbench.savings.reasons import reasons
 from convbench.spec import ConvSpec
 
-SHORT_CALL_S = 50e-6  # where a call's fixed cost (dispatch and starting threads: microseconds) shows
 _DENSE_KINDS = ("standard", "dilated")
 HALVES = ("dense", "depthwise", "pointwise", "fused")
 
 Place = tuple[str, str, str]  # pass, dtype, device: rows are compared within one place only
 Timed = dict[ConvSpec, list[RecordedRow]]
-
-
-class Half(Struct, frozen=True, kw_only=True):
-    """One of the four convolutions of a comparison, with the fastest implementation measured."""
-
-    macs: int
-    bytes: int
-    intensity: float
-    roofline_s: float | None = None
-    bound: str | None = None
-    implementation: str | None = None
-    median_s: float | None = None
-    ci_low_s: float | None = None
-    ci_high_s: float | None = None
-
-
-class Saving(Struct, frozen=True, kw_only=True):
-    """One dense layer against its separable pair. Ratios are dense / pair: above 1 the pair wins.
-
-    ``unfused`` is depthwise then pointwise as two calls, ``fused`` the pair as one operator.
-    ``same_implementation`` maps an implementation that has all three to its own unfused ratio.
-    """
-
-    suite: str
-    case: str
-    pass_: str = field(name="pass")
-    dtype: str
-    device: str
-    c: int
-    h: int
-    w: int
-    k: int
-    r: int
-    s: int
-    paper: float
-    roofline_unfused: float | None
-    roofline_fused: float | None
-    measured_unfused: float | None
-    measured_unfused_low: float | None
-    measured_unfused_high: float | None
-    measured_fused: float | None
-    measured_fused_low: float | None
-    measured_fused_high: float | None
-    same_implementation: dict[str, float]
-    dense: Half
-    depthwise: Half
-    pointwise: Half
-    fused: Half
-    reasons: list[str]
 
 
 def analyse(record: Record) -> list[Saving]:
@@ -163,7 +108,7 @@ def _saving(dense: ConvSpec, place: Place, timed: Timed, peaks: list[Peak]) -> S
         **measured,
         same_implementation=_same_implementation([timed.get(specs[name], []) for name in HALVES[:3]]),
         dense=halves["dense"], depthwise=halves["depthwise"], pointwise=halves["pointwise"], fused=halves["fused"],
-        reasons=_reasons(halves, roofs, paper, measured),
+        reasons=reasons(halves, roofs, paper, measured),
     )  # fmt: skip
 
 
@@ -207,81 +152,3 @@ def _same_implementation(rows: list[list[RecordedRow]]) -> dict[str, float]:
         for name in dense
         if name in depthwise and name in pointwise
     }
-
-
-# Reasons in words ---------------------------------------------------------------------------------
-
-
-def _reasons(
-    halves: dict[str, Half], roofs: dict[str, Roof | None], paper: float, measured: dict[str, float | None]
-) -> list[str]:
-    """Why the measured ratio is not the one on paper, most telling first; empty without measurements."""
-    ratio = measured["measured_unfused"]
-    if ratio is None:
-        return []
-    dense, depthwise, pointwise = (halves[name] for name in HALVES[:3])
-    lines = [_accounting(dense, depthwise, pointwise, paper, ratio), _share(depthwise, pointwise, roofs["depthwise"])]
-    for name in ("dense", "pointwise"):
-        if roofs[name]:
-            lines.append(_utilisation(name, halves[name], roofs[name]))
-    lines += _call_cost(depthwise, pointwise)
-    if measured["measured_fused"]:
-        lines.append(_fusion(halves["fused"], depthwise, pointwise))
-    return lines
-
-
-def _seconds(half: Half) -> float:
-    assert half.median_s
-    return half.median_s
-
-
-def _gflops(macs: int, seconds: float) -> float:
-    return count.FLOPS_PER_MAC * macs / seconds / 1e9
-
-
-def _accounting(dense: Half, depthwise: Half, pointwise: Half, paper: float, ratio: float) -> str:
-    """measured = paper x (pair's rate / dense rate), exactly."""
-    seconds = _seconds(depthwise) + _seconds(pointwise)
-    pair = _gflops(depthwise.macs + pointwise.macs, seconds)
-    rate = _gflops(dense.macs, _seconds(dense))
-    return (
-        f"{ratio:.2f}x measured against {paper:.2f}x on paper: the pair computes at {pair:.0f} GFLOP/s, "
-        f"{ratio / paper:.0%} of the dense layer's {rate:.0f} GFLOP/s"
-    )
-
-
-def _share(depthwise: Half, pointwise: Half, roof: Roof | None) -> str:
-    seconds = _seconds(depthwise)
-    arithmetic, time = depthwise.macs / (depthwise.macs + pointwise.macs), seconds / (seconds + _seconds(pointwise))
-    text = f"depthwise is {arithmetic:.1%} of the pair's arithmetic and {time:.0%} of its time"
-    if roof is None:
-        return f"{text}, at {depthwise.intensity:.1f} FLOP/byte"
-    if roof.bound == COMPUTE:
-        return f"{text}, at {depthwise.intensity:.1f} FLOP/byte bound by arithmetic"
-    reached = depthwise.bytes / seconds / roof.bytes_per_s
-    return (
-        f"{text}: at {depthwise.intensity:.1f} FLOP/byte, below the ridge of {roof.ridge:.1f}, it is bound by "
-        f"{roof.level} bandwidth, of which it reaches {reached:.0%}"
-    )
-
-
-def _utilisation(name: str, half: Half, roof: Roof | None) -> str:
-    assert roof
-    fraction = _gflops(half.macs, _seconds(half)) * 1e9 / roof.flops_per_s
-    limit = "the compute peak" if roof.bound == COMPUTE else f"what {roof.bound} bandwidth allows"
-    return f"{name} ({half.implementation}) reaches {fraction:.0%} of {limit}"
-
-
-def _call_cost(depthwise: Half, pointwise: Half) -> list[str]:
-    seconds = min(_seconds(depthwise), _seconds(pointwise))
-    if seconds >= SHORT_CALL_S:
-        return []
-    return [f"the shorter of the two calls takes {seconds * 1e6:.0f} us: the fixed cost of a call counts, twice"]
-
-
-def _fusion(fused: Half, depthwise: Half, pointwise: Half) -> str:
-    change = (_seconds(depthwise) + _seconds(pointwise)) / _seconds(fused)
-    moved = depthwise.bytes + pointwise.bytes - fused.bytes
-    if change >= 1:
-        return f"fusing the pair ({fused.implementation}) gains another {change:.2f}x: {moved:,} bytes fewer to move"
-    return f"the fused pair ({fused.implementation}) is {1 / change:.2f}x slower than the best two calls"
