@@ -86,20 +86,24 @@ def _convert(document: dict[str, Any]) -> _File:
         raise InputError(_explain(str(error), document)) from None
 
 
+_TOML_WORDS = {"Object": "the table", "`object`": "a table", "field": "key", "array": "list"}  # for msgspec's
+
+
 def _explain(message: str, document: dict[str, Any]) -> str:
-    """msgspec's message with the table's name for its index, and a suggestion for a misspelt key."""
+    """msgspec's message in TOML's words, with the table's name for its index, and a suggestion for a misspelt key."""
     text, _, place = message.partition(" - at `")
+    for word, ours in _TOML_WORDS.items():
+        text = text.replace(word, ours)
     path = place.removeprefix("key in ").strip("`$.")
     known: tuple[str, ...] = _File.__struct_fields__
-    if entry := re.match(r"(case|other)\[(\d+)\]\.?(.*)", path):
-        kind, number, key = entry[1], int(entry[2]), entry[3].removesuffix("[...]")
-        table = document[kind][number]
-        name = table.get("name", number + 1) if isinstance(table, dict) else number + 1
-        path = f"[[{kind}]] {name!r}" + (f", {key} = {_short(table[key])}" if key in table else "")
+    if entry := re.match(r"(case|other)\[(\d+)\]\.?(\w*)", path):
+        kind, number, key = entry[1], int(entry[2]), entry[3]
+        table = document[kind][number] if isinstance(document[kind][number], dict) else {}
+        path = f"[[{kind}]] {table.get('name', number + 1)!r}" + (f", {key} = {_short(table[key])}" if key else "")
         known = (_Case if kind == "case" else Other).__struct_fields__
     elif path.startswith("suite"):
         path, known = f"[suite] {path[6:]}".strip(), _Head.__struct_fields__
-    if unknown := re.search(r"unknown field `([^`]*)`", text):
+    if unknown := re.search(r"unknown key `([^`]*)`", text):
         close = difflib.get_close_matches(unknown[1], known, n=1)
         text += f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(known)}"
     return f"{path}: {text}" if path else text
