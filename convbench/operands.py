@@ -66,13 +66,18 @@ def integers(case: Case, seed: int) -> Operands | None:
     return made
 
 
+def watched_operand(case: Case) -> str:
+    """The operand in which one element is followed: the one that no formula multiplies with padding (0 x NaN)."""
+    return "dy" if case.spec.is_transposed and case.pass_ == "weight_gradient" else case.operand_names[0]
+
+
 def one_hot(case: Case) -> Operands:
-    """A one in the middle of the first operand, no bias, ones elsewhere: shows what that element reaches."""
+    """A one in the middle of watched_operand, no bias, ones elsewhere: shows what that element reaches."""
     import torch
 
     made = {name: torch.ones(case.operand_shape(name), device=case.device) for name in case.operand_names}
-    first = made[case.operand_names[0]]
-    first.zero_()[middle(first)] = 1
+    watched = made[watched_operand(case)]
+    watched.zero_()[middle(watched)] = 1
     if "bias" in made:
         made["bias"].zero_()
     return made
@@ -98,8 +103,8 @@ def reals(case: Case, seed: int) -> Operands:
 
 
 def poisoned(case: Case, operands: Operands) -> Operands:
-    """The same operands with one NaN, in the middle of the first."""
-    name = case.operand_names[0]
+    """The same operands with one NaN, in the middle of watched_operand."""
+    name = watched_operand(case)
     changed = operands[name].clone()
     changed[middle(changed)] = float("nan")
     return operands | {name: changed}

@@ -2,8 +2,9 @@
 
 Four trials before, one after (Checker.before, Checker.after), judged by every check of convbench.checks:
 
-- integer-valued operands between bands of NaN: a kernel that claims to be exact must agree to the last bit
-- the same, watched: its own memory guarded and full of NaN, calls of torch's convolution noted
+- integer-valued operands between bands of NaN: a kernel that claims to be exact must agree to the last bit;
+  watched (convbench.watch): its own memory guarded and full of NaN, calls of torch's convolution noted
+- the same not watched, which would keep torch.compile from compiling; into new memory again
 - one NaN among the integers: must come out where it belongs, and nowhere else
 - real-valued operands against float64, within a tolerance derived from the length of the sums
 - after timing: real-valued operands the kernel has not seen
@@ -12,10 +13,10 @@ Four trials before, one after (Checker.before, Checker.after), judged by every c
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from convbench.case import Case
@@ -50,6 +51,9 @@ class Problem:
     integers: bool = False
 
 
+Trials = Callable[[Callable[..., Trial]], Iterable[Trial]]  # how to call a kernel -> the calls made
+
+
 class Checker:
     """Verifies any number of implementations of one case; the float64 references are computed once and shared."""
 
@@ -68,36 +72,41 @@ class Checker:
         """After timing, on operands the kernel has not seen. Never raises."""
         return self._verify(implementation, kernel, lambda call: [call(self._reals_after)])
 
-    def _verify(self, implementation: Implementation, kernel: Kernel, trials: Callable[[Callable], list[Trial]]):
-        def call(problem: Problem, guard: bool = False, watch: bool = False, earlier: tuple[Trial, ...] = ()) -> Trial:
-            operands = in_layout(problem.operands, implementation.layout)
-            inputs = [guarded(t) for t in operands.values()] if guard else []
-            if guard:
-                operands = dict(zip(operands, (g.tensor for g in inputs), strict=True))
-            arguments = _prepared(operands, kernel)
-            with watching() if watch else nullcontext(Seen()) as seen:
-                outputs = _as_tuple(kernel.run(*arguments))
-            return Trial(
-                self.case, kernel, implementation.family, outputs, problem.expected, problem.integers,
-                inputs, seen, [trial.outputs for trial in earlier],
-            )  # fmt: skip
-
+    def _verify(self, implementation: Implementation, kernel: Kernel, trials: Trials) -> Verification:
         try:
-            found = judge(trials(call))
+            found = judge(trials(partial(self._call, implementation, kernel)))
         except Exception as error:  # a stranger's code: report it, go on
             found = Verification(*failure(error))
         return found if found.status == "ok" else self._with_reproducer(found, implementation)
 
-    def _trials_before(self, call: Callable[..., Trial]) -> list[Trial]:
-        if self._integers is None:
-            return [call(self._reals_before, guard=True), call(self._reals_before, guard=True, watch=True)]
-        first = call(self._integers, guard=True)
-        return [
-            first,
-            call(self._integers, guard=True, watch=True),
-            call(self._with_nan, earlier=(first,)),
-            call(self._reals_before, earlier=(first,)),
-        ]
+    def _call(
+        self,
+        implementation: Implementation,
+        kernel: Kernel,
+        problem: Problem,
+        guard: bool = False,
+        watch: bool = False,
+        earlier: tuple[Trial, ...] = (),
+    ) -> Trial:
+        operands = in_layout(problem.operands, implementation.layout)
+        inputs = [guarded(tensor) for tensor in operands.values()] if guard else []
+        if guard:
+            operands = dict(zip(operands, (g.tensor for g in inputs), strict=True))
+        arguments = _prepared(operands, kernel)
+        with watching() if watch else nullcontext(Seen()) as seen:
+            outputs = _as_tuple(kernel.run(*arguments))
+        return Trial(
+            self.case, kernel, implementation.family, outputs, problem.expected, problem.integers,
+            inputs, seen, [trial.outputs for trial in earlier],
+        )  # fmt: skip
+
+    def _trials_before(self, call: Callable[..., Trial]) -> Iterator[Trial]:
+        problem = self._integers or self._reals_before
+        yield (first := call(problem, guard=True, watch=True))
+        yield call(problem, guard=True, earlier=(first,))
+        if self._integers:
+            yield call(self._with_nan)
+            yield call(self._reals_before)
 
     def _with_reproducer(self, found: Verification, implementation: Implementation) -> Verification:
         case = self.case
@@ -133,14 +142,16 @@ class Checker:
         return Problem(operands, Expected(reference(self.case, operands), spread), integers)
 
 
-def judge(trials: list[Trial]) -> Verification:
-    """The first complaint of any check in any trial, otherwise the largest error seen on real numbers."""
+def judge(trials: Iterable[Trial]) -> Verification:
+    """The first complaint of any check, at the first trial that earns one; otherwise the largest error on reals."""
+    error: float | None = None
     for trial in trials:
         for check in CHECKS:
             if complaint := check(trial):
                 return Verification("mismatch", f"{complaint} ({check.__name__.removeprefix('check_')})")
-    error = max((trial.error for trial in trials if not trial.integers), default=None)
-    return Verification("ok", mistrusted(trials[0].expected), error, trials[0].tolerance)
+        if not trial.integers:
+            error = max(error or 0.0, trial.error)
+    return Verification("ok", mistrusted(trial.expected), error, trial.tolerance)
 
 
 def mistrusted(expected: Expected) -> str:
