@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from convbench.plugin import ConvSpec
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
 
@@ -39,6 +40,48 @@ class Taps:
     w_row: int
     w_channel: int
     out: tuple[int, int, int, int, int] | None = None  # None: dense NCHW
+
+
+def forward_taps(spec: ConvSpec) -> Taps:
+    """y from x and w of a conv2d. x (N, C, H, W), w (K, C/groups, R, S)."""
+    k, c, area = spec.k // spec.groups, spec.c // spec.groups, spec.r * spec.s
+    return Taps(
+        spec.n, spec.groups, k, c, (spec.h, spec.w), (spec.p, spec.q), spec.stride,
+        rows=[r * spec.dilation[0] - spec.padding[0] for r in range(spec.r) for _ in range(spec.s)],
+        columns=[s * spec.dilation[1] - spec.padding[1] for _ in range(spec.r) for s in range(spec.s)],
+        weights=range(area), w_group=k * c * area, w_row=c * area, w_channel=area,
+    )  # fmt: skip
+
+
+def data_gradient_taps(spec: ConvSpec) -> list[Taps]:
+    """dx from dy and w of a conv2d, one stride-1 convolution of dy for each of the stride_h * stride_w phases.
+
+    Phase (i, j) is dx[.., i::stride_h, j::stride_w]; tap (r, s) belongs to it where i + padding - r*dilation is a
+    multiple of the stride. A phase that no tap reaches has no taps: it is all bias, or zero.
+    """
+    (sh, sw), k, c, area = spec.stride, spec.k // spec.groups, spec.c // spec.groups, spec.r * spec.s
+    found = []
+    for i in range(min(sh, spec.h)):
+        for j in range(min(sw, spec.w)):
+            rows = [(r, i + spec.padding[0] - r * spec.dilation[0]) for r in range(spec.r)]
+            columns = [(s, j + spec.padding[1] - s * spec.dilation[1]) for s in range(spec.s)]
+            taps = [
+                (eh // sh, ew // sw, r * spec.s + s)
+                for r, eh in rows
+                for s, ew in columns
+                if eh % sh == 0 and ew % sw == 0
+            ]
+            output = (-(-(spec.h - i) // sh), -(-(spec.w - j) // sw))
+            plane = spec.h * spec.w
+            found.append(
+                Taps(
+                    spec.n, spec.groups, c, k, (spec.p, spec.q), output, (1, 1),
+                    rows=[t[0] for t in taps], columns=[t[1] for t in taps], weights=[t[2] for t in taps],
+                    w_group=k * c * area, w_row=area, w_channel=c * area,
+                    out=(spec.c * plane, plane, sh * spec.w, sw, i * spec.w + j),
+                )
+            )  # fmt: skip
+    return found
 
 
 class Geometry(NamedTuple):

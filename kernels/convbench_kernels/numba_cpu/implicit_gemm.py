@@ -27,11 +27,15 @@ Versions
 
 from __future__ import annotations
 
-import numpy as np
-from numba import prange
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
+from numba import get_num_threads, prange
+
+from convbench_kernels.numba_cpu.geometry import Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane
+from convbench_kernels.numba_cpu.pack import flat, pack_panel, pack_plane, workspace
 from convbench_kernels.numba_cpu.simd import (
     load,
     load_range,
@@ -296,3 +300,31 @@ def convolve(x, w, y, bias, work, taps, phases, g, threads):
                 _pack(x, w, work, taps, phases, g, first, images, t, threads)
         for t in prange(threads):
             _compute(x, w, y, bias, work, taps, g, first, images, t, threads)
+
+
+def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
+    """run(x, w, bias=None) -> y of `shape`, written by one pass, or by several that share it (stride phases).
+
+    x, w, bias are float32 tensors; in a data gradient x is dy and y is dx.
+    """
+    plans = [plan(t) for t in passes]
+    first = plans[0].geometry
+    padded = (first.groups, first.panels * MR)
+    no_bias = np.zeros(padded, np.float32).reshape(-1)
+    size = max(p.size(1) for p in plans)
+    per_thread = max(p.geometry.panel_size for p in plans)
+
+    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        y, threads = torch.empty(shape), get_num_threads()
+        start = no_bias
+        if bias is not None:
+            start = np.zeros(padded, np.float32)
+            start[:, : first.k] = flat(bias).reshape(first.groups, first.k)
+            start = start.reshape(-1)
+        work = workspace(size + (threads - 1) * per_thread)
+        x_, w_, y_ = flat(x), flat(w), flat(y)
+        for p in plans:
+            convolve(x_, w_, y_, start, work, p.taps, p.phases, p.geometry, threads)
+        return y
+
+    return run

@@ -1,10 +1,10 @@
 """Copies that make the inner loops simple: padded images, weight panels, and where they are kept.
 
-    images   x (N, C, H, W)  ->  per channel one zero-padded plane per stride phase, so that every tap of every
-             output pixel is an in-bounds, unit-stride read:  plane[phase][u][v] = x[u*sh + phase_h][v*sw + phase_w]
-             Zero columns stand at the end of each row only; a read left of a row meets those of the row before.
-    weights  any strides      ->  [group][panel][channel][tap][MR], rows beyond K are zero
-    transposed  (C, M) -> (M, columns), for reductions over pixels
+images   x (N, C, H, W)  ->  per channel one zero-padded plane per stride phase, so that every tap of every
+         output pixel is an in-bounds, unit-stride read:  plane[phase][u][v] = x[u*sh + phase_h][v*sw + phase_w]
+         Zero columns stand at the end of each row only; a read left of a row meets those of the row before.
+weights  any strides      ->  [group][panel][channel][tap][MR], rows beyond K are zero
+transposed  (C, M) -> (M, columns), for reductions over pixels
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def workspace(size: int) -> np.ndarray:
     if kept is None or kept.size < size:
         kept = _kept.buffer = torch.empty(size, dtype=torch.float32).numpy()
     return kept
+
+
+def flat(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's elements in order as a one-dimensional array, without a copy where it is contiguous."""
+    return tensor.detach().contiguous().view(-1).numpy()
 
 
 @inline_kernel

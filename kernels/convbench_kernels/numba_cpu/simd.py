@@ -17,6 +17,8 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     t = tile_fma(t, a, i, row, b, j)   t[m][n] += a[i + m*row] * b[j + n*LANES : + LANES]
     t = tile_rows(MR, NR, s, i)     t[m][n] = s[i + m] in all lanes (a bias)
     t = tile_fma_at(t, a, i, row, b, j, (d0, d1, ...))   tile_fma with vector n at b[j + dn]: pixels apart
+    o = offsets(MR, table, i)       MR integers of an int64 array, as a tuple
+    t = tile_fma_rows(t, a, i, o, b, j)   tile_fma with row m at a[i + o[m]]: rows anywhere
     t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
     tile_store(t, y, i, row)           the inverse
     tile_store_range(t, n, y, i, row, rows, lo, hi)   column n alone: rows m < rows, lanes lo <= l < hi
@@ -34,9 +36,11 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 from convbench_kernels.numba_cpu.tiles import ISA, LANES
+
+intrinsic: Any = _intrinsic  # untyped: a checker would ask callers for typingctx
 
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
@@ -312,9 +316,9 @@ def _pin(builder: Any, vector: Any) -> None:
     builder.asm(ir.FunctionType(ir.VoidType(), [_VEC]), "", register + ",~{memory}", [vector], True)
 
 
-def _rank1(builder: Any, tile: Tile, sums: Any, a: Any, i: Any, row: Any, vectors: list[Any]) -> Any:
-    for m in range(tile.rows):
-        weight = _splat(builder, builder.load(builder.gep(a, [_offset(builder, i, row, m, 0)]), align=_ALIGN))
+def _rank1(builder: Any, tile: Tile, sums: Any, a: Any, rows: list[Any], vectors: list[Any]) -> Any:
+    for m, row in enumerate(rows):
+        weight = _splat(builder, builder.load(builder.gep(a, [row]), align=_ALIGN))
         for n, vector in enumerate(vectors):
             at = m * tile.columns + n
             product = _fma(builder, weight, vector, builder.extract_value(sums, at))
@@ -329,7 +333,7 @@ def tile_fma(typingctx, t, a, i, row, b, j):
         sums, _, i, row, _, j = args
         a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
         vectors = [_load(builder, b, _offset(builder, j, j, 0, n)) for n in range(t.columns)]
-        return _rank1(builder, t, sums, a, i, row, vectors)
+        return _rank1(builder, t, sums, a, [_offset(builder, i, row, m, 0) for m in range(t.rows)], vectors)
 
     valid = isinstance(t, Tile) and _is_array(a, b)
     return (t(t, a, types.intp, types.intp, b, types.intp), codegen) if valid else None
@@ -342,12 +346,43 @@ def tile_fma_at(typingctx, t, a, i, row, b, j, apart):
         a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
         b = builder.gep(b, [j])
         vectors = [_load(builder, b, builder.extract_value(apart, n)) for n in range(t.columns)]
-        return _rank1(builder, t, sums, a, i, row, vectors)
+        return _rank1(builder, t, sums, a, [_offset(builder, i, row, m, 0) for m in range(t.rows)], vectors)
 
     valid = isinstance(t, Tile) and _is_array(a, b)
     if not valid:
         return None
     return t(t, a, types.intp, types.intp, b, types.intp, types.UniTuple(types.intp, t.columns)), codegen
+
+
+@intrinsic(prefer_literal=True)
+def offsets(typingctx, mr, table, i):
+    count = mr.literal_value
+
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[1], args[1])
+        found: Any = ir.Constant(ir.ArrayType(ir.IntType(64), count), None)
+        for m in range(count):
+            at = builder.add(args[2], ir.Constant(args[2].type, m))
+            found = builder.insert_value(found, builder.load(builder.gep(base, [at])), m)
+        return found
+
+    valid = isinstance(table, types.Array) and table.dtype == types.int64 and table.layout == "C"
+    return (types.UniTuple(types.int64, count)(mr, table, types.intp), codegen) if valid else None
+
+
+@intrinsic
+def tile_fma_rows(typingctx, t, a, i, rows, b, j):
+    def codegen(context, builder, signature, args):
+        sums, _, i, rows, _, j = args
+        a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
+        vectors = [_load(builder, b, _offset(builder, j, j, 0, n)) for n in range(t.columns)]
+        return _rank1(builder, t, sums, builder.gep(a, [i]), [builder.extract_value(rows, m) for m in range(t.rows)],
+                      vectors)  # fmt: skip
+
+    valid = isinstance(t, Tile) and _is_array(a, b)
+    if not valid:
+        return None
+    return t(t, a, types.intp, types.UniTuple(types.int64, t.rows), b, types.intp), codegen
 
 
 @intrinsic(prefer_literal=True)
