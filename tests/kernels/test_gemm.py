@@ -1,4 +1,4 @@
-"""numba.gemm: pointwise convolutions, exactly, on every path (in place, gathered, tail copied, weights packed or not)."""
+"""numba.gemm: pointwise convolutions, exactly, on every path (in place, gathered, tail copied, packed or not)."""
 
 import pytest
 

@@ -22,8 +22,10 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import config
+from numba.core import config as _config
 from platformdirs import user_cache_dir
+
+config: Any = _config  # Numba fills it in at import: no names for a type checker
 
 CACHE_VARIABLE = "CONVBENCH_CACHE_DIR"
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf

@@ -16,9 +16,12 @@ sums must cover latency x throughput of the FMA units (4 x 2); MR divides most p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import llvmlite.binding as llvm
-from numba.core import config
+from numba.core import config as _config
+
+config: Any = _config  # Numba fills it in at import: no names for a type checker
 
 
 @dataclass(frozen=True)
