@@ -24,6 +24,7 @@ from convbench.spec import Kind, Operator, Pass
 SCHEMA_VERSION = 1
 LARGEST_RECORD_BYTES = 512 * 2**20
 
+PeakDType = Literal[DType, "tf32"]  # tf32: float32 tensors, rounded inside the GPU's multiplications
 Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed", "out_of_memory"]
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
 
@@ -108,7 +109,7 @@ class Peak(Struct, kw_only=True):
     quantity: Literal["fma", "gemm", "copy", "triad"]
     level: Annotated[str, _meta("register, L1, L2, L3 or DRAM: where the working set lives")]
     device: str
-    dtype: DType
+    dtype: PeakDType
     value: Annotated[float, _meta("FLOP/s for fma and gemm, bytes/s for copy and triad")]
     working_set_bytes: Annotated[int | None, _meta("total over all threads", "byte")] = None
 

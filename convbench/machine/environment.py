@@ -131,6 +131,11 @@ def _memory() -> dict[str, Any]:
     return {"total_bytes": memory.total, "available_bytes": memory.available}
 
 
+def available_memory_bytes() -> int:
+    """Memory that can still be taken without swapping; 0 where it is unknown."""
+    return _attempt(_memory, {}).get("available_bytes", 0)
+
+
 def _system(root: Path) -> dict[str, Any]:
     release = _text(root / "etc/os-release") or ""
     name = re.search(r'^PRETTY_NAME="?([^"\n]*)', release, re.MULTILINE)
