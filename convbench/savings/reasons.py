@@ -7,6 +7,7 @@ from convbench.roofline import COMPUTE, Roof
 from convbench.savings.model import Half
 
 SHORT_CALL_S = 50e-6  # where a call's fixed cost (dispatch and starting threads: microseconds) shows
+FAR_FROM_THE_LIMIT = 0.25  # below this share the limit is not what explains the time
 
 
 def reasons(
@@ -56,14 +57,14 @@ def _share(depthwise: Half, pointwise: Half, roof: Roof | None) -> str:
         return f"{text}, at {depthwise.intensity:.1f} FLOP/byte"
     if roof.bound == COMPUTE:
         reached = _gflops(depthwise.macs, seconds) * 1e9 / roof.flops_per_s
-        return (
-            f"{text}: at {depthwise.intensity:.1f} FLOP/byte bound by arithmetic, it reaches {reached:.0%} of the peak"
+        limit = f"at {depthwise.intensity:.1f} FLOP/byte bound by arithmetic, it reaches {reached:.0%} of the peak"
+    else:
+        reached = depthwise.bytes / seconds / roof.bytes_per_s
+        limit = (
+            f"at {depthwise.intensity:.1f} FLOP/byte, below the ridge of {roof.ridge:.1f}, it is bound by "
+            f"{roof.level} bandwidth, of which it reaches {reached:.0%}"
         )
-    reached = depthwise.bytes / seconds / roof.bytes_per_s
-    return (
-        f"{text}: at {depthwise.intensity:.1f} FLOP/byte, below the ridge of {roof.ridge:.1f}, it is bound by "
-        f"{roof.level} bandwidth, of which it reaches {reached:.0%}"
-    )
+    return f"{text}: {limit}" + ("; the kernel and its call cost the rest" if reached < FAR_FROM_THE_LIMIT else "")
 
 
 def _utilisation(name: str, half: Half, roof: Roof | None) -> str:
