@@ -99,7 +99,8 @@ def _explain(message: str, document: dict[str, Any]) -> str:
     if entry := re.match(r"(case|other)\[(\d+)\]\.?(\w*)", path):
         kind, number, key = entry[1], int(entry[2]), entry[3]
         table = document[kind][number] if isinstance(document[kind][number], dict) else {}
-        path = f"[[{kind}]] {table.get('name', number + 1)!r}" + (f", {key} = {_short(table[key])}" if key in table else "")
+        path = f"[[{kind}]] {table.get('name', number + 1)!r}"
+        path += f", {key} = {_short(table[key])}" if key in table else ""
         known = (_Case if kind == "case" else Other).__struct_fields__
     elif path.startswith("suite"):
         path, known = f"[suite] {path[6:]}".strip(), _Head.__struct_fields__
