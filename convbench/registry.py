@@ -56,7 +56,7 @@ def collect(points: Iterable[EntryPoint]) -> Registry:
         try:
             for implementation in _load(point)():
                 _add(registry, point, implementation)
-        except Exception as error:  # a stranger's code: whatever it raises, the rest still runs
+        except (Exception, SystemExit) as error:  # a stranger's code: whatever it does, the rest still runs
             registry.unavailable[point.name] = _reason(point, error)
     return registry
 
@@ -73,7 +73,7 @@ def _add(registry: Registry, point: EntryPoint, implementation: Any) -> None:
     registry.implementations[implementation.name] = implementation
 
 
-def _reason(point: EntryPoint, error: Exception) -> str:
+def _reason(point: EntryPoint, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and not point.value.startswith(error.name):
         return f"{error.name} is not installed"
     text = " ".join(str(error).split()) or "no message"

@@ -187,5 +187,5 @@ FAILING: dict[str, tuple[Broken, str, str]] = {
     "raises": (Broken("", _raises(ValueError("first line\n  second"))), "error", "ValueError: first line second"),
     "asserts": (Broken("", _raises(AssertionError())), "error", "AssertionError"),
     "no memory": (Broken("", _raises(MemoryError("12 GiB"))), "out_of_memory", "MemoryError: 12 GiB"),
-    "no device memory": (Broken("", _raises(torch.OutOfMemoryError("CUDA"))), "out_of_memory", "OutOfMemoryError: CUDA"),
+    "no GPU memory": (Broken("", _raises(torch.OutOfMemoryError("CUDA"))), "out_of_memory", "OutOfMemoryError: CUDA"),
 }  # fmt: skip
