@@ -37,7 +37,7 @@ from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Kernel
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.lowering import lower
+from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.simd import (
     add,
     broadcast,
@@ -201,20 +201,26 @@ def plane_stride2(x, xi, height, width, w, taps, bias, y, yi, rows, cols):
 
 
 @kernel
-def _plane(i, x, w, y, bias, taps, phases, g):
+def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g):
+    """One phase f of output plane k, from x plane number `source` on, to y[yi:]."""
+    height, width = g.height, g.width
+    xi, rows, cols = source * height * width, f[ROWS], f[COLS]
+    own_w, own = w[k * g.w_plane : (k + 1) * g.w_plane], taps[f[BEGIN] : f[END]]
+    if f[METHOD] == ROLLING:
+        plane_rolling(x, xi, height, width, own_w, own, bias[k], y, yi, rows, cols)
+    elif f[METHOD] == STRIDE2:
+        plane_stride2(x, xi, height, width, own_w, own, bias[k], y, yi, rows, cols)
+    else:
+        plane_any(x, xi, height * width, height, width, own_w, own, bias[k], y, yi, rows, cols, f)
+
+
+@kernel
+def _phases(i, x, w, y, bias, taps, phases, g):
     """Output plane number i, all its phases."""
-    k, plane = i % g.y_planes, g.height * g.width
-    xi = (i // g.y_planes * g.x_planes + k * g.up // g.down) * plane
-    own_w = w[k * g.w_plane : (k + 1) * g.w_plane]
+    image, k = i // g.y_planes, i % g.y_planes
+    source = image * g.x_planes + k * g.up // g.down
     for n in range(phases.shape[0]):
-        f = phases[n]
-        own, yi, rows, cols = taps[f[BEGIN] : f[END]], i * g.y_plane + f[OUT_FIRST], f[ROWS], f[COLS]
-        if f[METHOD] == ROLLING:
-            plane_rolling(x, xi, g.height, g.width, own_w, own, bias[k], y, yi, rows, cols)
-        elif f[METHOD] == STRIDE2:
-            plane_stride2(x, xi, g.height, g.width, own_w, own, bias[k], y, yi, rows, cols)
-        else:
-            plane_any(x, xi, plane, g.height, g.width, own_w, own, bias[k], y, yi, rows, cols, f)
+        depthwise_plane(source, k, x, w, y, i * g.y_plane + phases[n, OUT_FIRST], bias, taps, phases[n], g)
 
 
 @parallel_kernel
@@ -223,7 +229,7 @@ def convolve(x, w, y, bias, taps, phases, g, threads):
     for t in prange(threads):
         begin, end = share(g.images * g.y_planes, t, threads)
         for i in range(begin, end):
-            _plane(i, x, w, y, bias, taps, phases, g)
+            _phases(i, x, w, y, bias, taps, phases, g)
 
 
 # Weight gradient --------------------------------------------------------------------------------
@@ -393,8 +399,8 @@ def supports(case: Case) -> str:
         return "runs on the CPU"
     if case.dtype != "float32":
         return f"{case.dtype} is not written"
-    if case.spec.is_transposed and case.spec.mirrored().y_shape != case.spec.x_shape:
-        return "an output_padding of the stride or more is not written"
+    if reason := cannot_lower(case):
+        return reason
     lowered = lower(case).spec
     return "" if lowered.groups == lowered.c else "depthwise only"
 

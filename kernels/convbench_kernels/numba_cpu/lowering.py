@@ -31,6 +31,14 @@ class Lowered:
     exchanged: bool = False
 
 
+def cannot_lower(case: Case) -> str:
+    """The reason why a case mirrors no conv2d, or ""."""
+    spec = case.spec
+    if spec.is_transposed and spec.mirrored().y_shape != spec.x_shape:
+        return "an output_padding of the stride or more mirrors no convolution"
+    return ""
+
+
 def lower(case: Case) -> Lowered:
     """The conv2d pass that computes this case. The bias is not part of it: add it to the result."""
     if case.spec.is_transposed:

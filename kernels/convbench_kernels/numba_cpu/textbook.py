@@ -28,7 +28,7 @@ from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 from convbench_kernels.numba_cpu.jit import parallel_kernel
-from convbench_kernels.numba_cpu.lowering import lower
+from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 
 
 @parallel_kernel
@@ -183,9 +183,7 @@ def supports(case: Case) -> str:
         return "runs on the CPU"
     if case.dtype not in ("float32", "float64"):
         return f"{case.dtype} is not written"
-    if case.spec.is_transposed and case.pass_ != "forward" and case.spec.mirrored().y_shape != case.spec.x_shape:
-        return "gradients with an output_padding of the stride or more are not written"
-    return ""
+    return "" if case.pass_ == "forward" else cannot_lower(case)
 
 
 def build(case: Case) -> Kernel:

@@ -1,0 +1,206 @@
+"""numba.fused: depthwise then pointwise in one pass; the intermediate never leaves the cache.
+
+    y[n, k, p, q] = bias[k] + sum_c w2[k, c] * ( sum_rs w1[c, r, s] * x[n, c, p*sh - ph + r*dh, q*sw - pw + s*dw] )
+
+Each thread takes blocks of whole output rows. For one block it writes z for all C channels into a panel of its own,
+
+        panel   C rows of PITCH pixels, C * PITCH * 4 bytes <= PANEL_BYTES: half of L2
+
+                    pixels ->                            and multiplies it, tile by tile (tiles.py), with w2
+          c0   z z z z z z . . . |  PITCH                packed [K/MR][C][MR] once a call:
+          c1   z z z z z z . . . |                           MR filters x NR vectors of pixels
+          ..
+
+so z costs one write and K/MR reads from L2, and no traffic beyond. The depthwise half is 9/K of the arithmetic: the
+pair should run at the speed of its pointwise half.
+
+Versions
+  1  two kernels               pair.py
+  2  rows of z in a panel      this file
+
+Zhang, Lo, Lu: High Performance Depthwise and Pointwise Convolutions on Mobile Devices (arXiv 2001.02504), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import get_num_threads, prange
+
+from convbench.plugin import Case, ConvSpec, Implementation, Kernel
+from convbench_kernels.numba_cpu import pair
+from convbench_kernels.numba_cpu.depthwise import ROWS, depthwise_plane, forward_tables
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.pack import flat, workspace
+from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_rows, tile_store
+from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
+
+PANEL_BYTES = 512 * 1024
+ROW = NR * LANES
+
+
+class Sizes(NamedTuple):
+    """Of one case, all integers. Offsets into the workspace in elements."""
+
+    images: int
+    c: int
+    k: int
+    p: int
+    q: int
+    rows: int  # output rows of a block
+    blocks: int  # of an image
+    pitch: int  # pixels of a panel row
+    panels: int  # of MR filters
+    stride_h: int
+    spill: int  # a tile spilled to memory lies behind each thread's panel
+    w_size: int
+    per_thread: int
+
+
+@kernel
+def _pack_weights(w, work, g, thread, threads):
+    """w2 (K, C) -> [K/MR][C][MR], rows beyond K are zero."""
+    begin, end = share(g.panels, thread, threads)
+    for i in range(begin, end):
+        rows = min(MR, g.k - i * MR)
+        for c in range(g.c):
+            at = (i * g.c + c) * MR
+            for m in range(rows):
+                work[at + m] = w[(i * MR + m) * g.c + c]
+            for m in range(rows, MR):
+                work[at + m] = 0.0
+
+
+@kernel
+def _tile3(work, wi, at, pitch, channels, bias, k, out, target, row):
+    t = tile_rows(MR, 3, bias, k)
+    for c in range(channels):
+        t = tile_fma_at(t, work, wi + c * MR, 1, work, at + c * pitch, (0, LANES, 2 * LANES))
+    tile_store(t, out, target, row)
+
+
+@kernel
+def _tile2(work, wi, at, pitch, channels, bias, k, out, target, row):
+    t = tile_rows(MR, 2, bias, k)
+    for c in range(channels):
+        t = tile_fma_at(t, work, wi + c * MR, 1, work, at + c * pitch, (0, LANES))
+    tile_store(t, out, target, row)
+
+
+@kernel
+def _tile1(work, wi, at, pitch, channels, bias, k, out, target, row):
+    t = tile_rows(MR, 1, bias, k)
+    for c in range(channels):
+        t = tile_fma_at(t, work, wi + c * MR, 1, work, at + c * pitch, (0,))
+    tile_store(t, out, target, row)
+
+
+@inline_kernel
+def _spilled(spill, y, target, plane, rows, pixels):
+    """The valid part of a tile in memory."""
+    for m in range(rows):
+        for first in range(0, pixels, LANES):
+            value = load(spill, m * ROW + first)
+            store_range(y, target + m * plane + first, value, 0, min(LANES, pixels - first))
+
+
+@kernel
+def _multiply(work, panel, y, yi, bias, pixels, g):
+    """All filters on the pixels of one panel."""
+    plane, spill = g.p * g.q, work[panel + g.spill : panel + g.per_thread]
+    for first in range(0, pixels, ROW):
+        left = pixels - first
+        vectors = min(NR, -(-left // LANES))
+        for i in range(g.panels):
+            rows, wi, target = min(MR, g.k - i * MR), i * g.c * MR, yi + i * MR * plane + first
+            whole = rows == MR and left >= vectors * LANES
+            out, at, row = (y, target, plane) if whole else (spill, 0, ROW)
+            if vectors == 3:
+                _tile3(work, wi, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+            elif vectors == 2:
+                _tile2(work, wi, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+            else:
+                _tile1(work, wi, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+            if not whole:
+                _spilled(spill, y, target, plane, rows, min(left, ROW))
+
+
+@kernel
+def _block(image, block, x, w1, y, bias, zero, work, panel, taps, phase, planes, g):
+    """z of one block of rows into the panel, then the product."""
+    begin = block * g.rows
+    rows = min(g.rows, g.p - begin)
+    here, f = taps.copy(), phase.copy()
+    here[:, 0] += begin * g.stride_h
+    f[ROWS] = rows
+    for c in range(g.c):
+        depthwise_plane(image * g.c + c, c, x, w1, work, panel + c * g.pitch, zero, here, f, planes)
+    _multiply(work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
+
+
+@parallel_kernel
+def convolve(x, w1, w2, y, bias, zero, work, taps, phase, planes, g, threads):
+    """Flat float32 arrays; blocks of rows shared out evenly."""
+    for t in prange(threads):
+        _pack_weights(w2, work, g, t, threads)
+    for t in prange(threads):
+        begin, end = share(g.images * g.blocks, t, threads)
+        for i in range(begin, end):
+            panel = g.w_size + t * g.per_thread
+            _block(i // g.blocks, i % g.blocks, x, w1, y, bias, zero, work, panel, taps, phase, planes, g)
+
+
+def sizes(spec: ConvSpec, threads: int) -> Sizes:
+    """Blocks of as many rows as the panel holds, but enough blocks to keep every thread busy."""
+    fitting = max(1, PANEL_BYTES // (4 * spec.c * spec.q))
+    rows = min(fitting, max(1, -(-spec.n * spec.p // threads)), spec.p)
+    blocks = -(-spec.p // rows)
+    while spec.n * blocks % threads and rows > 1:  # an uneven last round would leave threads idle
+        rows -= 1
+        blocks = -(-spec.p // rows)
+    pitch, panels = -(-rows * spec.q // LANES) * LANES, -(-spec.k // MR)
+    if pitch % 1024 == 0:  # a multiple of 4 KiB would map every channel to one cache set
+        pitch += LANES
+    spill = spec.c * pitch + ROW
+    return Sizes(
+        spec.n, spec.c, spec.k, spec.p, spec.q, rows, blocks, pitch, panels, spec.stride[0], spill,
+        -(-panels * spec.c * MR // 16) * 16, spill + MR * ROW + LANES,
+    )  # fmt: skip
+
+
+def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
+    """run(x, w_depthwise, w_pointwise, bias=None) -> y."""
+    taps, phases, planes = forward_tables(spec.depthwise())
+    zero = np.zeros(spec.c, np.float32)
+    padded = -(-spec.k // MR) * MR
+    no_bias, shape = np.zeros(padded, np.float32), spec.y_shape
+    by_threads: dict[int, Sizes] = {}
+
+    def run(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        y, threads, start = torch.empty(shape), get_num_threads(), no_bias
+        g = by_threads.get(threads) or by_threads.setdefault(threads, sizes(spec, threads))
+        if bias is not None:
+            start = np.zeros(padded, np.float32)
+            start[: spec.k] = flat(bias)
+        work = workspace(g.w_size + threads * g.per_thread)
+        convolve(flat(x), flat(w1), flat(w2), flat(y), start, zero, work, taps, phases[0], planes, g, threads)
+        return y
+
+    return run
+
+
+def supports(case: Case) -> str:
+    """The forward pass of the pair; gradients are the pair's two kernels."""
+    if case.pass_ != "forward" and case.spec.is_separable:
+        return "forward only: see numba.pair"
+    return pair.supports(case)
+
+
+def build(case: Case) -> Kernel:
+    return Kernel(forward(case.spec), f"fused_{MR}x{NR}")
+
+
+IMPLEMENTATION = Implementation("numba.fused", supports, build, "separable pair in one pass, intermediate in the cache")
