@@ -12,10 +12,11 @@ from convbench.plan import Selection
 @click.command(epilog="Examples:  convbench verify  |  convbench verify --impl numba --pass forward  |  "
                "convbench verify my_layers.toml --impl mine.kernel --json")  # fmt: skip
 @common.selection_options
+@click.option("--full", is_flag=True, help="The textbook kernels and torch.compile too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data.")
 @common.json_option
-def command(selection: Selection, threads: int | None, seed: int, as_json: bool) -> int:
+def command(selection: Selection, full: bool, threads: int | None, seed: int, as_json: bool) -> int:
     """Check implementations against torch.nn.functional: exactly on integers, to float64 on real numbers.
 
     Exits with 1 when a check fails.
@@ -31,7 +32,7 @@ def command(selection: Selection, threads: int | None, seed: int, as_json: bool)
     from convbench.run import Plan, verify_plan
 
     cases = planning.select_cases(selection, common.DEFAULT_SUITE, "all", planning.select_devices(selection.devices))
-    implementations = planning.select_implementations(registry(), selection, everything=True)
+    implementations = planning.select_implementations(registry(), selection, everything=full)
     plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations))
     rows = verify_plan(plan, on_row=lambda row: _report(row, as_json))
     failed = [row for row in rows if row.status not in ("ok", "unsupported")]
