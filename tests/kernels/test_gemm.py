@@ -36,7 +36,7 @@ def test_around_the_register_tile(pixels, k):
 
 
 def test_weights_are_packed_only_where_it_pays():
-    few, many = (plan(forward_taps(spec([1, 64, size, size], 64, 1))).geometry for size in (7, 56))
+    few, many = (plan(forward_taps(spec([1, 64, size, size], 64, 1))).geometry for size in (7, 112))
     assert (few.pack_w, many.pack_w) == (0, 1)
     assert not few.pack_x and not many.pack_x
 

@@ -45,6 +45,11 @@ def _stride2(x, i, y, j):
 
 
 @njit
+def _stride2_range(x, i, n, y):
+    simd.store(y, 0, simd.load_stride2_range(x, i, n))
+
+
+@njit
 def _gather(x, i, step, y, lo, hi):
     simd.store(y, 0, simd.gather(x, i, step, lo, hi))
 
@@ -125,6 +130,14 @@ def test_stride_two_ends_with_its_last_element():
     y = np.zeros(LANES, np.float32)
     _stride2(PLAIN, 3, y, 0)
     assert np.array_equal(y, PLAIN[3 : 3 + 2 * LANES : 2])
+
+
+@pytest.mark.parametrize("n", [-1, 0, 1, LANES // 2, LANES // 2 + 1, LANES - 1, LANES])
+def test_stride_two_in_part_reads_nothing_beyond(n):
+    x, y = PLAIN.copy(), np.full(LANES, -1, np.float32)
+    x[3 + max(2 * n - 1, 0) :] = np.nan
+    _stride2_range(x, 3, n, y)
+    assert np.array_equal(y, np.where(lanes_in(0, n), PLAIN[3 : 3 + 2 * LANES : 2], 0))
 
 
 def test_arithmetic_and_nan():

@@ -210,8 +210,8 @@ def _copy_tail(x, xi, x_plane, left, vectors, work, at, channels):
 def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, count, first, vectors, d1, d2,
            panel, panels, g):  # fmt: skip
     """Panels [panel, panel + panels) of filters on one tile of pixels."""
-    inside = not g.row_vectors and g.pitch == g.q and g.y_step == 1 and g.y_row == g.q
-    direct = inside and (first + vectors) * LANES <= g.p * g.q
+    gapless = g.q == g.row_vectors * LANES if g.row_vectors else g.q == g.pitch
+    direct = gapless and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
         a, b, target = wi + i * panel_step, k + i * MR, yi + i * MR * g.y_plane

@@ -15,7 +15,16 @@ import numpy as np
 import torch
 
 from convbench_kernels.numba_cpu.jit import inline_kernel
-from convbench_kernels.numba_cpu.tiles import MR
+from convbench_kernels.numba_cpu.simd import (
+    gather,
+    load,
+    load_range,
+    load_stride2,
+    load_stride2_range,
+    store,
+    store_range,
+)
+from convbench_kernels.numba_cpu.tiles import LANES, MR
 
 _kept = threading.local()
 
@@ -36,14 +45,18 @@ def flat(tensor: torch.Tensor) -> np.ndarray:
 @inline_kernel
 def pack_row(x, xi, step, count, out, at, width):
     """out[at : at + width] = x[xi :: step][:count], then zeros."""
-    if step == 1:
-        for v in range(count):
-            out[at + v] = x[xi + v]
-    else:
-        for v in range(count):
-            out[at + v] = x[xi + v * step]
-    for v in range(count, width):
-        out[at + v] = 0.0
+    for v in range(0, width, LANES):
+        left = count - v
+        if left >= LANES and step == 1:
+            store(out, at + v, load(x, xi + v))
+        elif left >= LANES and step == 2:
+            store(out, at + v, load_stride2(x, xi + 2 * v))
+        elif step == 1:
+            store_range(out, at + v, load_range(x, xi + v, 0, left), 0, width - v)
+        elif step == 2:
+            store_range(out, at + v, load_stride2_range(x, xi + 2 * v, left), 0, width - v)
+        else:
+            store_range(out, at + v, gather(x, xi + v * step, step, 0, left), 0, width - v)
 
 
 @inline_kernel

@@ -6,6 +6,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     v = load(x, i)                  x[i : i + LANES]             any contiguous float32 array, any ndim:
     v = load_range(x, i, lo, hi)    lanes lo <= l < hi, others 0   i counts elements from its start
     v = load_stride2(x, i)          x[i], x[i + 2], ...          touches nothing beyond the last of them
+    v = load_stride2_range(x, i, n) its lanes l < n, others 0
     v = gather(x, i, step, lo, hi)  x[i + l*step], lo <= l < hi
     v = broadcast(s)                all lanes s
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
@@ -125,6 +126,12 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b), c)
 
 
+def _load_range(builder: Any, base: Any, index: Any, lo: Any, hi: Any) -> Any:
+    pointer = builder.bitcast(builder.gep(base, [index]), _VEC.as_pointer())
+    mask, zero = _mask(builder, lo, hi), ir.Constant(_VEC, None)
+    return _call(builder, f"llvm.masked.load.{_NAME}.p0", _VEC, pointer, ir.Constant(_I32, _ALIGN), mask, zero)
+
+
 def _store_range(builder: Any, base: Any, index: Any, vector: Any, mask: Any) -> None:
     pointer = builder.bitcast(builder.gep(base, [index]), _VEC.as_pointer())
     _call(builder, f"llvm.masked.store.{_NAME}.p0", ir.VoidType(), vector, pointer, ir.Constant(_I32, _ALIGN), mask)
@@ -162,12 +169,12 @@ def load(typingctx, x, i):
 @intrinsic
 def load_range(typingctx, x, i, lo, hi):
     def codegen(context, builder, signature, args):
-        base = _base(context, builder, signature.args[0], args[0])
-        pointer = builder.bitcast(builder.gep(base, [args[1]]), _VEC.as_pointer())
-        mask, zero = _mask(builder, args[2], args[3]), ir.Constant(_VEC, None)
-        return _call(builder, f"llvm.masked.load.{_NAME}.p0", _VEC, pointer, ir.Constant(_I32, _ALIGN), mask, zero)
+        return _load_range(builder, _base(context, builder, signature.args[0], args[0]), *args[1:])
 
     return (VECTOR(x, types.intp, types.intp, types.intp), codegen) if _is_array(x) else None
+
+
+_EVEN = [2 * lane for lane in range(LANES // 2)] + [LANES + 1 + 2 * lane for lane in range(LANES // 2)]
 
 
 @intrinsic
@@ -176,10 +183,23 @@ def load_stride2(typingctx, x, i):
         base = _base(context, builder, signature.args[0], args[0])
         low = _load(builder, base, args[1])
         high = _load(builder, base, builder.add(args[1], ir.Constant(args[1].type, LANES - 1)))
-        even = [2 * lane for lane in range(LANES // 2)] + [LANES + 1 + 2 * lane for lane in range(LANES // 2)]
-        return builder.shuffle_vector(low, high, ir.Constant(_VEC_I32, even))
+        return builder.shuffle_vector(low, high, ir.Constant(_VEC_I32, _EVEN))
 
     return (VECTOR(x, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def load_stride2_range(typingctx, x, i, n):
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[0], args[0])
+        i64 = args[1].type
+        zero, one, second = ir.Constant(i64, 0), ir.Constant(i64, 1), ir.Constant(i64, LANES - 1)
+        span = builder.sub(builder.add(args[2], args[2]), one)
+        low = _load_range(builder, base, args[1], zero, span)
+        high = _load_range(builder, base, builder.add(args[1], second), zero, builder.sub(span, second))
+        return builder.shuffle_vector(low, high, ir.Constant(_VEC_I32, _EVEN))
+
+    return (VECTOR(x, types.intp, types.intp), codegen) if _is_array(x) else None
 
 
 @intrinsic
