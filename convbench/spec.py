@@ -33,7 +33,7 @@ LARGEST_TENSOR_ELEMENTS = 2**40  # a typing mistake, not a layer
 
 def pair(value: int | Sequence[int], name: str) -> Pair:
     """A scalar stands for a square value: 3 -> (3, 3)."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         raise InputError(f"{name} = {value!r}: expected an integer or a pair of integers")
     return values  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Fixtures that several test files use: plug-ins, made discoverable without installing them."""
+"""What several test files use: plug-ins, made discoverable without installing them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no clock", deadline=None)  # no test depends on how busy the machine is
+settings.load_profile("no clock")
 
 EXAMPLE_PLUGIN = Path(__file__).parent / "example_plugin"
 
