@@ -10,7 +10,8 @@ from convbench.cli import common
 
 
 @click.command(
-    epilog="Examples:  convbench report reports/my-machine/2026-01-02_030405  |  convbench report run.json --out page.html"
+    epilog="Examples:  convbench report reports/my-machine/2026-01-02_030405  |  "
+    "convbench report run.json --out page.html"
 )
 @click.argument("record", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it.")

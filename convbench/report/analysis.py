@@ -18,9 +18,9 @@ ADVICE = {
     "noisy": "close other programs, use a quieter machine, or give more time with --max-time",
     "drift": "the clock changed while sampling: let the machine settle and run again; compare ratios, not seconds",
     "imprecise": "the time limit came first: raise --max-time or accept a wider --precision",
-    "above the roof": "faster than the measured peaks allow for the multiplications counted: expected of Winograd, which "
-    "multiplies less; otherwise the data stayed in a nearer cache than assumed, the peak was measured on a busier "
-    "machine, or the kernel skips work",
+    "above the roof": "faster than the measured peaks allow for the multiplications counted: expected of Winograd, "
+    "which multiplies less; otherwise the data stayed in a nearer cache than assumed, the peak was measured while the "
+    "machine was busier, or the kernel skips work",
 }
 
 
@@ -83,7 +83,7 @@ class Notice:
     title: str
     advice: str = ""
     level: str = "warn"  # warn, bad or info
-    items: list[str] = field(default_factory=list)
+    which: list[str] = field(default_factory=list)
 
 
 def case_key(row: RecordedRow) -> tuple:
@@ -212,7 +212,7 @@ def notices(record: Record) -> list[Notice]:
             remarks[key].append(f"{row.case}, {row.implementation}: {detail}")
     timed = sum(bool(row.median_s) for row in record.rows)
     for key, items in remarks.items():
-        found.append(Notice(f"{len(items)} of {timed} timed cells: {key}", ADVICE.get(key, ""), items=items))
+        found.append(Notice(f"{len(items)} of {timed} timed cells: {key}", ADVICE.get(key, ""), which=items))
     for family, reason in record.unavailable.items():
         found.append(Notice(f"Unavailable: {family}", reason, "info"))
     return found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PALETTE = 11  # --c1 to --c11 in style.css; the reference is --c0
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")  # one a family
 LABEL_LENGTH = 60
+_RATIO_TICKS = [round(m * 10.0**e, 9) for e in range(-3, 4) for m in (1, 1.2, 1.5, 2, 3, 4, 5, 7)]
 
 FIELDS = (
     "layer", "implementation", "kind", "pass", "place", "shape", "algorithm", "time", "intensity", "rate", "gflops",
@@ -47,16 +48,16 @@ def place(row: RecordedRow) -> str:
 
 
 def layer_labels(rows: Sequence[RecordedRow]) -> dict[tuple, str]:
-    """A short unique label for each layer: its name, and suite, pass, dtype and device where they vary."""
+    """A short unique label for each layer: its name, and what else tells it from the others."""
     varying = [name for name in ("pass_", "dtype", "device") if len({getattr(row, name) for row in rows}) > 1]
-    several = len({row.suite for row in rows}) > 1
+    if len({row.suite for row in rows}) > 1:
+        varying.insert(0, "suite")
     labels: dict[tuple, str] = {}
     used: dict[str, int] = defaultdict(int)
     for row in rows:
         key = case_key(row)
         if key not in labels:
-            label = f"{row.suite}/{row.case}" if several else row.case
-            label = " ".join([label, *(getattr(row, name) for name in varying)])
+            label = " · ".join([row.case, *(getattr(row, name) for name in varying)])
             label = label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…"
             used[label] += 1
             labels[key] = label if used[label] == 1 else f"{label} ({used[label]})"
@@ -145,9 +146,9 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
     (x_low, x_high), (y_low, y_high) = domains(peaks, data)
     x_scale = alt.Scale(type="log", domain=[x_low, x_high], nice=False)
     y_scale = alt.Scale(type="log", domain=[y_low, y_high], nice=False)
-    x = alt.X("x:Q", scale=x_scale, title="arithmetic intensity (FLOP per compulsory byte, valid taps)")
-    y = alt.Y("y:Q", scale=y_scale, title="GFLOP/s (valid taps)")
-    ticks = {"axis": alt.Axis(format="~g", tickCount=6)}
+    x = alt.X("x:Q", scale=x_scale, title="arithmetic intensity (FLOP/byte)")
+    y = alt.Y("y:Q", scale=y_scale, title="GFLOP/s")
+    ticks = alt.Axis(format="~g", tickCount=6)
     base = alt.Chart(alt.NamedData("roofs"))
     ends = base.encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
     lines = [
@@ -176,8 +177,8 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
         alt.Chart(alt.NamedData("cells"))
         .mark_point(filled=True, size=52, opacity=0.85)
         .encode(
-            x=alt.X("intensity:Q", scale=x_scale, title=x["title"], **ticks),
-            y=alt.Y("rate:Q", scale=y_scale, title=y["title"], **ticks),
+            x=alt.X("intensity:Q", scale=x_scale, title=x["title"], axis=ticks),
+            y=alt.Y("rate:Q", scale=y_scale, title=y["title"], axis=ticks),
             tooltip=_tooltip(),
             **_identity(rows),
         )
@@ -190,16 +191,15 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
 
 
 def speedup_spec(rows: Sequence[RecordedRow]) -> dict[str, Any]:
-    """One line a layer: each implementation's speed-up over the reference, with its interval."""
+    """One line a layer: speed-ups over the reference with their intervals. The page sets the height."""
     import altair as alt
 
     ratios = alt.X(
         "speedup:Q",
         scale=alt.Scale(type="log", padding=14, nice=False),
-        title=f"speed-up over {reference_of(rows) or 'the reference'} (logarithmic; right is faster)",
-        axis=alt.Axis(values=[m * 10.0**e for e in range(-3, 4) for m in (1, 2, 5)], format="~g", labelOverlap=True,
-                      orient="top"),
-    )  # fmt: skip
+        title=f"speed-up over {reference_of(rows) or 'the reference'} (log scale)",
+        axis=alt.Axis(values=_RATIO_TICKS, format="~g", labelOverlap="greedy", orient="top"),
+    )
     layer = alt.Y("layer:N", sort=None, title=None)
     base = alt.Chart(alt.NamedData("cells"))
     colour = {"color": _identity(rows)["color"]}
@@ -212,7 +212,7 @@ def speedup_spec(rows: Sequence[RecordedRow]) -> dict[str, Any]:
             y=layer, x=ratios, tooltip=_tooltip(), **_identity(rows)
         ),
     ).properties(
-        width="container", height={"step": 19}, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
         description="Speed-up over the reference, layer by layer",
     )  # fmt: skip
     return chart.to_dict()

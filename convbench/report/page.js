@@ -26,22 +26,24 @@
     return { cells: shown, roofs: roofs.filter(here) };
   }
 
+  // A step in the specification would do, but Vega-Lite warns of it beside a width that follows the page.
+  const height = (rows) => 19 * Math.max(1, new Set(rows.map((cell) => cell.layer)).size);
+
   function config(width) {
     const text = "system-ui, sans-serif";
     return {
       background: "transparent", font: text, view: { stroke: "var(--line)" },
       axis: {
         labelColor: "var(--muted)", titleColor: "var(--muted)", gridColor: "var(--grid)", domainColor: "var(--line)",
-        tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 10,
+        tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 10, titleLimit: width,
       },
       axisY: { labelLimit: width < 600 ? 120 : 280 },
-      text: { fill: "var(--ink)" },
       style: {
-        "roof-memory": { stroke: "var(--roof)", strokeWidth: 1.2 },
-        "roof-peak": { stroke: "var(--roof)", strokeWidth: 2 },
-        "roof-lower": { stroke: "var(--roof)", strokeWidth: 1.2, strokeDash: [5, 4] },
-        "roof-label": { fill: "var(--muted)", fontSize: 11.5 },
-        parity: { stroke: "var(--c0)", strokeWidth: 1.5 },
+        "roof-memory": { color: "var(--roof)", strokeWidth: 1.2 },
+        "roof-peak": { color: "var(--roof)", strokeWidth: 2 },
+        "roof-lower": { color: "var(--roof)", strokeWidth: 1.2, strokeDash: [5, 4] },
+        "roof-label": { color: "var(--muted)", fontSize: 11.5, limit: 220 },
+        parity: { color: "var(--c0)", strokeWidth: 1.5 },
       },
     };
   }
@@ -50,6 +52,7 @@
     const { element } = chart;
     const spec = structuredClone(specs[element.dataset.chart]);
     spec.datasets = datasets(element.dataset);
+    spec.height = spec.height || height(spec.datasets.cells);
     spec.config = config(element.clientWidth);
     // ast: expressions are interpreted, so the page needs no eval.
     const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true } };
@@ -77,9 +80,12 @@
 
   function refresh() {
     for (const { element, view } of charts) {
+      if (!view) continue;  // drawn when its block is opened
       const data = datasets(element.dataset);
-      if (view) Object.entries(data).forEach(([name, rows]) => view.data(name, rows));
-      if (view) view.resize().runAsync();
+      view.data("cells", data.cells);
+      if (element.dataset.chart === "roofline") view.data("roofs", data.roofs);
+      else view.height(height(data.cells));
+      view.resize().runAsync();
     }
     const kind = chosen("kind");
     document.querySelectorAll("details.kind").forEach((block) => {

@@ -48,14 +48,14 @@ TABLE: tuple[TableColumn, ...] = (
     TableColumn("Shape", "macs", text.shape, numeric=False),
     TableColumn("Implementation", "implementation", _how, numeric=False),
     TableColumn("Layout", "layout", _plain("layout"), numeric=False, only_if_varied=True),
-    TableColumn("Status", "status", _plain("status"), numeric=False),
     TableColumn("Time", "median_s", lambda row: text.seconds(row.median_s)),
     TableColumn("± 95%", "ci_high_s", lambda row: text.percent(text.half_width(row))),
     TableColumn("Speed-up", "speedup_vs_reference", lambda row: text.times(row.speedup_vs_reference)),
     TableColumn("95% interval", "speedup_ci_low", lambda row: text.interval(row.speedup_ci_low, row.speedup_ci_high)),
     TableColumn("GFLOP/s", "gflops", lambda row: text.significant(row.gflops)),
-    TableColumn("GB/s", "gbytes_per_s", lambda row: text.significant(row.gbytes_per_s)),
     TableColumn("Of roof", "roofline_fraction", lambda row: text.percent(row.roofline_fraction)),
+    TableColumn("Status", "status", _plain("status"), numeric=False),
+    TableColumn("GB/s", "gbytes_per_s", lambda row: text.significant(row.gbytes_per_s)),
     TableColumn("MACs", "valid_macs", lambda row: text.engineering(row.macs, "").strip()),
     TableColumn("Bytes", "bytes", lambda row: text.engineering(row.bytes, "B")),
     TableColumn("Error", "error", lambda row: text.error(row.error)),
@@ -118,7 +118,8 @@ def machine_facts(record: Record) -> list[tuple[str, str]]:
     cpu, system, versions = environment.cpu, environment.system, environment.versions
     caches = cpu.get("caches") if isinstance(cpu.get("caches"), dict) else {}
     cache_text = ", ".join(
-        f"{level} {text.size(cache['bytes'])}" + (f" shared by {cache['shared_by']}" if cache.get("shared_by") else "")
+        f"{level} {text.size(cache['bytes'])}"
+        + (f" shared by {cache['shared_by']}" if cache.get("shared_by", 1) != 1 else "")
         for level, cache in (caches or {}).items()
         if isinstance(cache, dict) and isinstance(cache.get("bytes"), int | float)
     )
@@ -134,7 +135,7 @@ def machine_facts(record: Record) -> list[tuple[str, str]]:
         "Memory": text.size(total) if isinstance(total, int | float) else None,
         "GPU": [gpu.get("name") for gpu in environment.gpu],
         "System": ", ".join(str(system[key]) for key in ("os", "kernel") if key in system),
-        "Virtual": "virtual machine" if system.get("virtual_machine") is True else None,
+        "Runs in": [name.replace("_", " ") for name in ("virtual_machine", "container") if system.get(name) is True],
         "Python": system.get("python"),
         "Software": software,
         "Revision": environment.git_revision,

@@ -104,7 +104,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 def error(value: float | None) -> str:
     """A relative error: 4.2e-07."""
-    return "" if value is None else f"{value:.2g}"
+    return "" if value is None else f"{value:.1e}" if value else "0"
 
 
 def tint(speedup: float | None, low: float | None, high: float | None) -> str:
