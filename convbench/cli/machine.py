@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from convbench.results import Environment, Peak
 
 
-@click.command(epilog="Examples:  convbench machine  |  convbench machine --threads 1  |  convbench machine --no-peaks  |  "
-               "convbench machine --device cuda --json")  # fmt: skip
+@click.command(
+    epilog="Examples:  convbench machine  |  convbench machine --threads 1  |  convbench machine --no-peaks  |  "
+    "convbench machine --device cuda --json"
+)
 @click.option(
     "--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: the CPU and the first GPU)."
 )
