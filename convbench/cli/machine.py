@@ -53,9 +53,10 @@ def command(device: tuple[str, ...], threads: int | None, no_peaks: bool, quick:
 
 def _measure(devices: list[str], threads: int, quick: bool) -> list[Peak]:
     from convbench.machine.peaks import measure_peaks
+    from convbench.registry import probes
 
     with _progress() as progress:
-        return [peak for device in devices for peak in measure_peaks(device, threads, progress, quick)]
+        return [peak for device in devices for peak in measure_peaks(device, threads, probes(), progress, quick)]
 
 
 @contextmanager

@@ -112,41 +112,19 @@ def _start(
         selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "all" if full else "forward", devices
     )
     from convbench.registry import registry
-    from convbench.run import Plan
+    from convbench.run import Plan, begin
 
     implementations = planning.select_implementations(registry(), selection, everything=full)
     plan = Plan(cases, implementations, policy, threads, seed, frozenset(selection.implementations))  # type: ignore[arg-type]
     settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": policy,
                 "seed": seed, "allocator": allocator}  # fmt: skip
-    record = _look(plan, settings, quick)
-    record.unavailable = dict(registry().unavailable)
+    record = begin(plan, settings, quick)
     folder = out or Path("reports") / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
     journal = Journal(folder)
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named)))  # fmt: skip
     return _go(plan, record, journal, 0)
-
-
-def _look(plan: Plan, settings: dict, quick: bool) -> Record:
-    """Environment and peaks of the machine, and an empty record with them."""
-    import msgspec
-
-    from convbench.machine.environment import detect
-    from convbench.machine.peaks import measure_peaks
-    from convbench.run import Stopwatch, new_record
-
-    watch = Stopwatch()
-    with watch("imports"):
-        import scipy.stats  # noqa: F401 - otherwise the first case would wait for it
-    with watch("detect"):
-        environment = detect(with_torch=True)
-    with watch("peaks"):
-        devices = dict.fromkeys(case.device for case in plan.cases)
-        peaks = [peak for device in devices for peak in measure_peaks(device, plan.threads, quick=quick)]
-    record = new_record(environment, peaks, msgspec.to_builtins(settings))
-    record.timings.update(watch.seconds)
-    return record
 
 
 def _resume(folder: Path) -> tuple[Record, Path, bool]:

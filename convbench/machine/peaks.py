@@ -7,7 +7,7 @@ CPU probes come from the entry-point group ``convbench.probes``; GEMM is torch.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -54,18 +54,24 @@ class Task:
 
 
 def measure_peaks(
-    device: str, threads: int, progress: Progress | None = None, quick: bool = False, clock: Clock = perf_counter
+    device: str,
+    threads: int,
+    probes: Iterable[Probe],
+    progress: Progress | None = None,
+    quick: bool = False,
+    clock: Clock = perf_counter,
 ) -> list[Peak]:
     """Measure every limit of a device ("cpu", "cuda", "cuda:1") on so many threads; about 4 s, quick 2 s.
 
-    progress(done, total, what comes next) is told each step. clock is only used on the CPU.
+    probes are registry.probes(), loaded after process.prepare(threads). progress(done, total, what comes next) is
+    told each step. clock is only used on the CPU.
     """
     if device.startswith("cuda"):
         from convbench.machine.cuda_peaks import cuda_tasks
 
         tasks = cuda_tasks(device)
     else:
-        tasks = cpu_tasks(threads, clock)
+        tasks = cpu_tasks(threads, probes, clock)
     return best_of(tasks, device, QUICK_ROUNDS if quick else ROUNDS, progress)
 
 
@@ -102,12 +108,10 @@ def best_rate(sample: Sample, share_s: float = SHARE_S) -> float:
 # CPU --------------------------------------------------------------------------------------------------------
 
 
-def cpu_tasks(threads: int, clock: Clock = perf_counter) -> list[Task]:
+def cpu_tasks(threads: int, probes: Iterable[Probe], clock: Clock = perf_counter) -> list[Task]:
     """What is measured on the CPU. Largest working sets first: the probes keep only the last, smallest in memory."""
-    from convbench.registry import probes
-
-    prepare(threads)
-    found = [probe for probe in probes() if probe.device == "cpu"]
+    found = [probe for probe in probes if probe.device == "cpu"]
+    prepare(threads)  # the probes may have brought a thread pool
     sets = working_sets(caches(), threads, usable_cpus(), available_memory_bytes())
     tasks = [_gemm_task(size, sets, clock) for size in CPU_GEMM_SIZES]
     for level, size in reversed(sets.items()):
