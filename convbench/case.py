@@ -47,9 +47,10 @@ class Case:
     @property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of what the kernel returns; only a separable weight gradient returns two tensors."""
-        names = {"forward": ("dy",), "data_gradient": ("x",)}.get(self.pass_)
-        if names is None:
-            names = ("w_depthwise", "w_pointwise") if self.spec.is_separable else ("w",)
+        if self.pass_ == "weight_gradient":
+            names: tuple[str, ...] = ("w_depthwise", "w_pointwise") if self.spec.is_separable else ("w",)
+        else:
+            names = ("dy",) if self.pass_ == "forward" else ("x",)
         return tuple(self.operand_shape(name) for name in names)
 
     def __str__(self) -> str:

@@ -193,7 +193,7 @@ def measure(
     samples = {name: Samples(_batch(call, policy, timer)) for name, call in calls.items()}
     active, round_ = set(calls), 0
     while active:
-        names = sorted(active | {reference} if reference in calls else active)  # type: ignore[arg-type]
+        names = sorted(active | ({reference} & set(calls) if reference else set()))
         for name in order.sample(names, len(names)):
             on_sample(_take(samples[name], calls[name], round_, timer))
         active = {name for name in active if not _finished(samples[name], policy)}

@@ -25,6 +25,12 @@ class Cell:
     verification: Verification | None = None
     samples: Samples | None = None
 
+    @property
+    def built(self) -> Kernel:
+        """The kernel of a cell that was built."""
+        assert self.kernel
+        return self.kernel
+
     def fail(self, status: Status, detail: str) -> None:
         """The first failure is the one reported."""
         if self.status == "ok":

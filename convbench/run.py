@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
+import msgspec
+
 from convbench import __version__
 from convbench.case import Case
 from convbench.journal import Entry, Header, Journal, write_atomically
@@ -75,6 +77,26 @@ def new_record(environment: Environment, peaks: list[Peak], settings: dict[str, 
     )
 
 
+def begin(plan: Plan, settings: dict[str, Any], quick: bool = False, command: str = "run") -> Record:
+    """Look at the machine: its environment and the measured peaks of the plan's devices, in an empty record."""
+    from convbench.machine.environment import detect
+    from convbench.machine.peaks import measure_peaks
+    from convbench.registry import probes, registry
+
+    watch = Stopwatch()
+    with watch("imports"):
+        import scipy.stats  # noqa: F401 - otherwise the first case would wait for it
+    with watch("detect"):
+        environment = detect(with_torch=True)
+    with watch("peaks"):
+        devices = dict.fromkeys(case.device for case in plan.cases)
+        peaks = [peak for device in devices for peak in measure_peaks(device, plan.threads, probes(), quick=quick)]
+    record = new_record(environment, peaks, msgspec.to_builtins(settings), command)
+    record.timings.update(watch.seconds)
+    record.unavailable = dict(registry().unavailable)
+    return record
+
+
 def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None, done: int = 0) -> Record:
     """Run the plan's cases from number ``done`` on, adding rows to the record and to the journal.
 
@@ -111,12 +133,12 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
             _build(cell, checker)
     for cell in _alive(cells):
         with watch("verify"):
-            cell.judge(checker.before(cell.implementation, cell.kernel))
+            cell.judge(checker.before(cell.implementation, cell.built))
     with watch("sample"):
         _time(case, _alive(cells), plan, checker, progress)
     for cell in _alive(cells):
         with watch("verify"):
-            cell.judge(checker.after(cell.implementation, cell.kernel))
+            cell.judge(checker.after(cell.implementation, cell.built))
     with watch("analyse"):
         reference = next((cell for cell in cells if cell.implementation.name == REFERENCE), None)
         return [make_row(case, cell, reference, record, plan.policy) for cell in cells]
@@ -135,7 +157,7 @@ def verify_plan(plan: Plan, on_row: Callable[[RecordedRow], None]) -> list[Recor
                     _build(cell, checker)
                 for check in (checker.before, checker.after):
                     if cell.status == "ok":
-                        cell.judge(check(cell.implementation, cell.kernel))
+                        cell.judge(check(cell.implementation, cell.built))
                 rows.append(make_row(case, cell, None, record, plan.policy))
                 on_row(rows[-1])
     return rows
@@ -179,8 +201,8 @@ def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress:
     timer: Timer = CudaTimer(case.device) if case.device.startswith("cuda") else host_timer
     calls = {}
     for cell in cells:
-        operands = checker.timing_operands(cell.implementation, cell.kernel)
-        calls[cell.implementation.name] = partial(cell.kernel.run, *operands)
+        operands = checker.timing_operands(cell.implementation, cell.built)
+        calls[cell.implementation.name] = partial(cell.built.run, *operands)
     samples = measure(calls, plan.policy, REFERENCE, timer, plan.seed, progress.sample)
     for cell in cells:
         cell.samples = samples[cell.implementation.name]

@@ -1,7 +1,7 @@
 """Writes what the documentation repeats from the code: the README's column table and the record's JSON schema.
 
-    python docs/generate.py           write
-    python docs/generate.py --check   exit with 1 when a file is out of date
+python docs/generate.py           write
+python docs/generate.py --check   exit with 1 when a file is out of date
 """
 
 from __future__ import annotations

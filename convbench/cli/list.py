@@ -8,7 +8,7 @@ from convbench.cli import common
 from convbench.plan import Selection
 
 # One small case of each kind, to ask supports() with.
-_PROBES = {
+_PROBES: dict[str, dict] = {
     "standard": {"out_channels": 4, "kernel": 3, "padding": 1},
     "dilated": {"out_channels": 4, "kernel": 3, "padding": 2, "dilation": 2},
     "pointwise": {"out_channels": 4, "kernel": 1},

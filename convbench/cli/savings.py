@@ -88,17 +88,15 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     threads = prepare(threads)
     keep_freed_memory()
     from convbench.cli.progress import live
-    from convbench.cli.run import _look
     from convbench.measure import Policy
     from convbench.registry import registry
-    from convbench.run import Plan, execute
+    from convbench.run import Plan, begin, execute
 
     cases = quartets(
         planning.select_cases(selection, DEFAULT_SUITE, "forward", planning.select_devices(selection.devices))
     )
     plan = Plan(cases, planning.select_implementations(registry(), selection), Policy(0.01, max_time), threads)
-    record = _look(plan, {"selection": selection, "threads": threads}, quick=True)
-    record.command = "savings"
+    record = begin(plan, {"selection": selection, "threads": threads}, quick=True, command="savings")
     with live(plan, 0) as progress:
         return execute(plan, record, progress)
 

@@ -70,7 +70,12 @@ def _line(rows: list[RecordedRow]) -> list[str | None]:
     first = rows[0]
     reference = next((row for row in rows if row.implementation == REFERENCE and row.median_s), None)
     timed = sorted((row for row in rows if row.median_s), key=lambda row: row.median_s or 0.0)
-    head = [f"{first.suite}/{first.case}", first.pass_, shape(first), common.seconds(reference and reference.median_s)]
+    head = [
+        f"{first.suite}/{first.case}",
+        first.pass_,
+        shape(first),
+        common.seconds(reference.median_s if reference else None),
+    ]
     if not timed:
         return [*head, "none timed", "", "", "", "", ""]
     best = timed[0]

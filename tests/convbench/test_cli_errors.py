@@ -86,7 +86,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_closed_pipe_is_quiet():
     done = subprocess.run(
-        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 | head -1", shell=True, capture_output=True, text=True
+        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr

@@ -342,7 +342,9 @@ def _hits(axis: int, first: int, spec: ConvSpec) -> list[tuple[int, int]]:
 
 def gradient_tables(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, Planes]:
     """taps, phases (stride_h x stride_w) and planes of the data gradient: x is dy, y is dx."""
-    multiplier, taps, phases = spec.k // spec.c, [], []
+    multiplier = spec.k // spec.c
+    taps: list[tuple[int, ...]] = []
+    phases: list[tuple[int, ...]] = []
     for i in range(min(spec.stride[0], spec.h)):
         for j in range(min(spec.stride[1], spec.w)):
             begin = len(taps)
