@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, get_args
 
 from convbench.errors import InputError
@@ -227,8 +228,6 @@ def _check_sizes(spec: ConvSpec) -> None:
                 f"that reaches {reach}: the output would be empty; enlarge the input or the padding"
             )
     for name, shape in (("input", spec.x_shape), ("weight", spec.w_shape), ("output", spec.y_shape)):
-        elements = 1
-        for size in shape:
-            elements *= size
+        elements = prod(shape)
         if elements > LARGEST_TENSOR_ELEMENTS:
             raise InputError(f"{name} {list(shape)} has {elements:,} elements: no machine holds it; check the sizes")
