@@ -210,9 +210,8 @@ def notices(record: Record) -> list[Notice]:
         for note in row.notes:
             key, _, detail = note.partition(": ")
             remarks[key].append(f"{row.case}, {row.implementation}: {detail}")
-    timed = sum(bool(row.median_s) for row in record.rows)
     for key, items in remarks.items():
-        found.append(Notice(f"{len(items)} of {timed} timed cells: {key}", ADVICE.get(key, ""), which=items))
+        found.append(Notice(f"{len(items)} of {len(record.rows)} cells: {key}", ADVICE.get(key, ""), which=items))
     for family, reason in record.unavailable.items():
         found.append(Notice(f"Unavailable: {family}", reason, "info"))
     return found

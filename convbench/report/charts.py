@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convbench.report import text
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PALETTE = 11  # --c1 to --c11 in style.css; the reference is --c0
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")  # one a family
 LABEL_LENGTH = 60
+CLOSE = 1.5  # ratio of two bandwidths whose labels would overlap
 _RATIO_TICKS = [round(m * 10.0**e, 9) for e in range(-3, 4) for m in (1, 1.2, 1.5, 2, 3, 4, 5, 7)]
+
+Span = tuple[float, float]
 
 FIELDS = (
     "layer", "implementation", "kind", "pass", "place", "shape", "algorithm", "time", "intensity", "rate", "gflops",
@@ -98,42 +101,55 @@ def _short(value: float | None) -> float | None:
 
 def roofs(peaks: Sequence[Peak], data: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Line segments of the roofs of each place that has cells, inside the domain of the chart."""
-    lines: list[dict[str, Any]] = []
-    (x_low, x_high), (y_low, _) = domains(peaks, data)
-    for where in dict.fromkeys(data["place"]):
-        device, _, dtype = where.rpartition(", ")
-        here = [peak for peak in peaks if peak.device == device]
-        compute = {p.quantity: p.value / 1e9 for p in here if p.quantity in ("fma", "gemm") and p.dtype == dtype}
-        rates: dict[str, float] = {}
-        for peak in here:
-            if peak.quantity in ("copy", "triad"):
-                rates[peak.level] = max(peak.value / 1e9, rates.get(peak.level, 0.0))
-        if not compute or not rates:
-            continue
-        top = max(compute.values())
-        for level, rate in rates.items():
-            x = max(x_low, y_low / rate)
-            lines.append(_line(where, "memory", f"{level} {text.engineering(rate * 1e9, 'B/s')}", x, rate * x,
-                               top / rate, top))  # fmt: skip
-        for quantity, value in compute.items():
-            name = "FMA" if quantity == "fma" else "GEMM"
-            style = "peak" if value == top else "lower"
-            start = value / max(rates.values())
-            lines.append(_line(where, style, f"{name} {text.engineering(value * 1e9, 'FLOP/s')}", start, value,
-                               x_high, value))  # fmt: skip
-    return lines
+    domain = domains(peaks, data)
+    return [line for where in dict.fromkeys(data["place"]) for line in _roofs_of(where, peaks, domain)]
 
 
-def _line(where: str, style: str, label: str, x: float, y: float, x2: float, y2: float) -> dict[str, Any]:
-    ends = {name: _short(value) for name, value in (("x", x), ("y", y), ("x2", x2), ("y2", y2))}
+def _roofs_of(where: str, peaks: Sequence[Peak], domain: tuple[Span, Span]) -> Iterator[dict[str, Any]]:
+    (x_low, x_high), (y_low, _) = domain
+    compute, rates = _limits(where, peaks)
+    if not compute or not rates:
+        return
+    top, above, last = max(compute.values()), False, math.inf
+    for level, rate in sorted(rates.items(), key=lambda item: -item[1]):
+        # Labels of two lines that nearly touch go on their outer sides.
+        above = not (above and last < CLOSE * rate)
+        last = rate
+        x = max(x_low, y_low / rate)
+        label = f"{level} {text.engineering(rate * 1e9, 'B/s')}"
+        yield _line(where, "memory" if above else "memory-below", label, (x, rate * x), (top / rate, top))
+    for quantity, value in compute.items():
+        label = f"{quantity.upper()} {text.engineering(value * 1e9, 'FLOP/s')}"
+        start = value / max(rates.values())
+        yield _line(where, "peak" if value == top else "lower", label, (start, value), (x_high, value))
+
+
+def _limits(where: str, peaks: Sequence[Peak]) -> tuple[dict[str, float], dict[str, float]]:
+    """Compute limits by probe (GFLOP/s) and the best bandwidth by level (GB/s) of one place."""
+    device, _, dtype = where.rpartition(", ")
+    compute: dict[str, float] = {}
+    rates: dict[str, float] = {}
+    for peak in peaks:
+        if peak.device == device and peak.quantity in ("copy", "triad"):
+            rates[peak.level] = max(peak.value / 1e9, rates.get(peak.level, 0.0))
+        elif peak.device == device and peak.dtype == dtype:
+            compute[peak.quantity] = max(peak.value / 1e9, compute.get(peak.quantity, 0.0))
+    return compute, rates
+
+
+def _line(where: str, style: str, label: str, start: Span, end: Span) -> dict[str, Any]:
+    ends = dict(zip(("x", "y", "x2", "y2"), map(_short, (*start, *end)), strict=True))
     return {"place": where, "style": style, "label": label, **ends}
 
 
-def domains(peaks: Sequence[Peak], data: dict[str, list[Any]]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """((intensity low, high), (GFLOP/s low, high)) that hold every cell and the compute peaks."""
-    tops = [peak.value / 1e9 for peak in peaks if peak.quantity in ("fma", "gemm")]
-    xs, ys = data["intensity"] or [1.0], (data["rate"] or []) + tops or [1.0]
-    return (min(xs) / 2, max(xs) * 2), (min(data["rate"] or ys) / 2, max(ys) * 2)
+def domains(peaks: Sequence[Peak], data: dict[str, list[Any]]) -> tuple[Span, Span]:
+    """((intensity low, high), (GFLOP/s low, high)) that hold every cell, every ridge and the compute peaks."""
+    xs, ys = list(data["intensity"]) or [1.0], list(data["rate"]) or [1.0]
+    for where in dict.fromkeys(data["place"]):
+        compute, rates = _limits(where, peaks)
+        xs += [max(compute.values()) / rate for rate in rates.values() if compute]
+        ys += compute.values()
+    return (min(xs) / 2, max(xs) * 2), (min(ys) / 2, max(ys) * 2)
 
 
 # Specifications -----------------------------------------------------------------------------------------
@@ -153,7 +169,7 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
     ends = base.encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
     lines = [
         ends.transform_filter(alt.datum.style == style).mark_rule(style=f"roof-{style}")
-        for style in ("memory", "peak", "lower")
+        for style in ("memory", "memory-below", "peak", "lower")
     ]
     # Along the line: one decade up for one decade right, whatever the size of the page.
     decades_x, decades_y = math.log10(x_high / x_low), math.log10(y_high / y_low)
@@ -161,6 +177,9 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
     labels = [
         base.transform_filter(alt.datum.style == "memory")
         .mark_text(style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=slope)
+        .encode(x=x, y=y, text="label:N"),
+        base.transform_filter(alt.datum.style == "memory-below")
+        .mark_text(style="roof-label", align="left", baseline="top", dx=12, dy=4, angle=slope)
         .encode(x=x, y=y, text="label:N"),
         base.transform_filter(alt.datum.style == "peak")
         .mark_text(style="roof-label", align="right", baseline="bottom", dx=-4, dy=-4)

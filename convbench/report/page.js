@@ -40,6 +40,7 @@
       axisY: { labelLimit: width < 600 ? 120 : 280 },
       style: {
         "roof-memory": { color: "var(--roof)", strokeWidth: 1.2 },
+        "roof-memory-below": { color: "var(--roof)", strokeWidth: 1.2 },
         "roof-peak": { color: "var(--roof)", strokeWidth: 2 },
         "roof-lower": { color: "var(--roof)", strokeWidth: 1.2, strokeDash: [5, 4] },
         "roof-label": { color: "var(--muted)", fontSize: 11.5, limit: 220 },

@@ -35,7 +35,9 @@ def _plain(name: str) -> Callable[[RecordedRow], str]:
 
 
 def _how(row: RecordedRow) -> str:
-    return f"{row.implementation} ({row.algorithm})" if row.algorithm else row.implementation
+    """The implementation, and what it chose where its name does not say."""
+    said = row.algorithm in (None, "", row.implementation.partition(".")[2])
+    return row.implementation if said else f"{row.implementation} ({row.algorithm})"
 
 
 TABLE: tuple[TableColumn, ...] = (
@@ -47,7 +49,6 @@ TABLE: tuple[TableColumn, ...] = (
     TableColumn("Device", "device", _plain("device"), numeric=False, only_if_varied=True),
     TableColumn("Shape", "macs", text.shape, numeric=False),
     TableColumn("Implementation", "implementation", _how, numeric=False),
-    TableColumn("Layout", "layout", _plain("layout"), numeric=False, only_if_varied=True),
     TableColumn("Time", "median_s", lambda row: text.seconds(row.median_s)),
     TableColumn("± 95%", "ci_high_s", lambda row: text.percent(text.half_width(row))),
     TableColumn("Speed-up", "speedup_vs_reference", lambda row: text.times(row.speedup_vs_reference)),
@@ -61,6 +62,7 @@ TABLE: tuple[TableColumn, ...] = (
     TableColumn("Error", "error", lambda row: text.error(row.error)),
     TableColumn("Allowed", "tolerance", lambda row: text.error(row.tolerance)),
     TableColumn("Samples", "samples", lambda row: "" if row.samples is None else str(row.samples)),
+    TableColumn("Layout", "layout", _plain("layout"), numeric=False, only_if_varied=True),
     TableColumn("Compiled in", "compile_s", lambda row: text.seconds(row.compile_s)),
 )
 
@@ -105,10 +107,10 @@ def constants(rows: Sequence[RecordedRow]) -> str:
 
 
 def peak_lines(peaks: Sequence[Peak]) -> list[tuple[str, ...]]:
-    """What was measured: name, level, device and dtype, working set, value."""
+    """What was measured, from the registers outwards: name, level, device and dtype, working set, value."""
     return [
         (_PEAK_NAMES[p.quantity], p.level, f"{p.device}, {p.dtype}", text.size(p.working_set_bytes), text.peak_value(p))
-        for p in peaks
+        for p in sorted(peaks, key=lambda p: (p.device, list(_PEAK_NAMES).index(p.quantity), p.working_set_bytes or 0))
     ]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,6 +226,22 @@ def test_roofs_meet_the_compute_peak_at_their_ridge():
     }  # fmt: skip
     assert all(line["y"] / line["x"] == pytest.approx(line["y2"] / line["x2"], rel=3e-3) for line in memory.values())
     assert [(line["style"], line["y"], line["y2"]) for line in lines[4:]] == [("peak", 232, 232), ("lower", 221, 221)]
+
+
+def test_every_ridge_is_in_the_chart_even_where_no_layer_is():
+    rows = [row for row in make_rows(limit=40) if row.kind == "pointwise"]
+    lines = charts.roofs(PEAKS, data := charts.cells(rows, charts.layer_labels(rows)))
+    (x_low, x_high), (y_low, y_high) = charts.domains(PEAKS, data)
+    assert min(data["intensity"]) > 232 / 402
+    assert all(x_low <= line["x"] < line["x2"] <= x_high * 1.001 for line in lines)
+    assert all(y_low * 0.999 <= line["y"] <= line["y2"] <= y_high for line in lines)
+
+
+def test_labels_of_close_roofs_take_both_sides():
+    rows = make_rows(limit=10)
+    peaks = [msgspec.structs.replace(p, value=160e9) if p.level == "L3" else p for p in PEAKS]
+    lines = charts.roofs(peaks, charts.cells(rows, charts.layer_labels(rows)))
+    assert [line["style"] for line in lines[:4]] == ["memory", "memory", "memory-below", "memory"]
 
 
 def test_layers_with_one_name_are_told_apart():
