@@ -140,6 +140,19 @@ def test_stride_two_in_part_reads_nothing_beyond(n):
     assert np.array_equal(y, np.where(lanes_in(0, n), PLAIN[3 : 3 + 2 * LANES : 2], 0))
 
 
+@njit
+def _transpose(x, i, row, y, j, out):
+    simd.transpose(x, i, row, y, j, out)
+
+
+def test_transpose_of_a_block():
+    x, y = np.arange(40 * 40, dtype=np.float32).reshape(40, 40), np.full((30, 30), -1, np.float32)
+    _transpose(x, 41, 40, y, 32, 30)
+    expected = np.full((30, 30), -1, np.float32)
+    expected[1 : 1 + LANES, 2 : 2 + LANES] = x[1 : 1 + LANES, 1 : 1 + LANES].T
+    assert np.array_equal(y, expected)
+
+
 def test_arithmetic_and_nan():
     x, y = PLAIN[: 2 * LANES].copy(), np.zeros(4 * LANES, np.float32)
     a, b = x[:LANES], x[LANES:]

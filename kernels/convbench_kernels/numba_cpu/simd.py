@@ -12,6 +12,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
     v = fma(a, b, c)                a*b + c; fused where the CPU can (tiles.ISA.fma)
     v = add(a, b)  mul(a, b)  maximum(a, b)           maximum returns NaN if either is
+    transpose(x, i, row, y, j, out)    y[j + a*out + b] = x[i + b*row + a] for a, b < LANES
     s = sum_lanes(v)                in pairs, a fixed order
 
     t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals or module constants
@@ -296,6 +297,28 @@ def sum_lanes(typingctx, v):
         return builder.extract_element(vector, ir.Constant(_I32, 0))
 
     return types.float32(VECTOR), codegen
+
+
+@intrinsic
+def transpose(typingctx, x, i, row, y, j, out):
+    def codegen(context, builder, signature, args):
+        _, i, row, _, j, out = args
+        source, target = (_base(context, builder, signature.args[n], args[n]) for n in (0, 3))
+        vectors = [_load(builder, source, _offset(builder, i, row, m, 0)) for m in range(LANES)]
+        width = LANES // 2
+        while width:  # exchange the off-diagonal quarters, then those of the quarters (Eklundh 1972)
+            low = [lane if not lane & width else LANES + lane - width for lane in range(LANES)]
+            high = [lane + width if not lane & width else LANES + lane for lane in range(LANES)]
+            for m in (m for m in range(LANES) if not m & width):
+                a, b = vectors[m], vectors[m + width]
+                vectors[m] = builder.shuffle_vector(a, b, ir.Constant(_VEC_I32, low))
+                vectors[m + width] = builder.shuffle_vector(a, b, ir.Constant(_VEC_I32, high))
+            width //= 2
+        for m, vector in enumerate(vectors):
+            _store(builder, target, _offset(builder, j, out, m, 0), vector)
+        return context.get_dummy_value()
+
+    return (types.void(x, types.intp, types.intp, y, types.intp, types.intp), codegen) if _is_array(x, y) else None
 
 
 # Register tiles ----------------------------------------------------------------------------------

@@ -12,13 +12,14 @@ the padded image, so that 3 channels x 49 taps fill tiles as well as 512 x 9. dy
       x[c0, p.., q..]  acc[1][0]  ..                          pixel after pixel, the pixels' offsets in x from a table
           ..
 
-Blocks: as many pixels as keep dy's block in L2; all tiles of a thread pass over one block before the next. Tiles are
-shared out among the threads, each summed by one thread in pixel order: results do not depend on the thread count.
+Blocks: as many pixels as keep one tile's columns of dy in L2 pass under all of a thread's rows before the next. Tiles
+are shared out among the threads, each summed by one thread in pixel order: results do not depend on their number.
 
 Versions
   1  textbook loops                         textbook.py
   2  tiles over (channel, filter) per tap   borders cut every tap's loops differently; 3-channel stems used 3 of 8 rows
   3  rows are (channel, tap) pairs of the padded image
+  4  pixels run on over the images, sums leave the registers once for small maps; dy transposed by shuffles
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from numba import get_num_threads, prange
 from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import flat, pack_plane, workspace
-from convbench_kernels.numba_cpu.simd import offsets, tile_fma_rows, tile_load, tile_store, tile_zero
+from convbench_kernels.numba_cpu.simd import offsets, tile_fma_rows, tile_load, tile_store, tile_zero, transpose
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
+TILE = MR * NR * LANES
+TOGETHER = max(1, LANES // MR)  # tiles written to dw at once: whole cache lines of each filter
 PACKED_BYTES = 8 << 20  # x and dy of one block of images: stays in the last cache
 
 
@@ -52,12 +55,15 @@ class Reduction(NamedTuple):
     pairs: int  # of them real
     k_tiles: int
     k_stride: int  # filters per group, padded to whole tiles
-    pixels: int
-    pixel_block: int
+    pixels: int  # of one image
+    chunk: int  # pixels whose columns of dy stay in L2
+    x_image: int
     x_group: int
     w_row: int  # elements of dw per filter
-    dy_at: int  # workspace: transposed dy
-    sums_at: int  # workspace: (group, row, filter)
+    w_group: int
+    dy_at: int  # workspace: transposed dy (group, image x pixel, filter)
+    sums_at: int  # workspace: one tile per thread, or every tile where one visit does not finish it
+    visits: int  # more than one pass over the tiles
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,12 @@ class ReductionPlan:
     row_x: np.ndarray
     row_w: np.ndarray
     pixel_x: np.ndarray
-    size: int
+    tiles: int
     partial: bool  # some taps never meet the image: their gradient is zero
+
+    def size(self, threads: int) -> int:
+        """Workspace elements."""
+        return self.reduction.sums_at + (self.tiles if self.reduction.visits else threads * TOGETHER) * TILE
 
 
 def plan_reduction(t: Taps) -> ReductionPlan:
@@ -83,71 +93,82 @@ def plan_reduction(t: Taps) -> ReductionPlan:
     row_x, row_w = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     row_x[:pairs] = (np.arange(g.c)[:, None] * g.x_plane + taps[:, 0]).ravel()
     row_w[:pairs] = (np.arange(g.c)[:, None] * t.w_channel + taps[:, 1]).ravel()
-    pixel_x = (np.arange(g.p)[:, None] * g.pitch + np.arange(g.q)).ravel()
 
     k_stride = -(-g.k // LANES) * LANES
+    k_tiles = -(-k_stride // (NR * LANES))
     image_bytes = 4 * g.groups * (g.pack_x * g.c * g.x_plane + g.p * g.q * k_stride)
     block = max(1, min(g.images, PACKED_BYTES // image_bytes))
-    x_size = (block * g.groups * g.c * g.x_plane + g.pitch + LANES) * g.pack_x
+    x_image = g.groups * g.c * g.x_plane
+    x_size = (block * x_image + g.pitch + LANES) * g.pack_x
     dy_size = block * g.groups * g.p * g.q * k_stride
-    geometry = g._replace(block=block, x_at=0)
+    pixel = (np.arange(g.p)[:, None] * g.pitch + np.arange(g.q)).ravel()
+    pixel_x = (np.arange(block)[:, None] * x_image + pixel).ravel()
+    chunk = ISA.cache_block // (4 * NR * LANES)
     reduction = Reduction(
         images=g.images, block=block, groups=g.groups, k=g.k, c=g.c, rows=rows, pairs=pairs,
-        k_tiles=-(-k_stride // (NR * LANES)), k_stride=k_stride, pixels=g.p * g.q,
-        pixel_block=max(16, ISA.cache_block // (4 * k_stride)),
-        x_group=g.c * g.x_plane, w_row=t.w_row, dy_at=x_size, sums_at=x_size + dy_size,
+        k_tiles=k_tiles, k_stride=k_stride, pixels=g.p * g.q, chunk=chunk,
+        x_image=x_image, x_group=g.c * g.x_plane, w_row=t.w_row, w_group=t.w_group,
+        dy_at=x_size, sums_at=x_size + dy_size, visits=int(block < g.images or block * g.p * g.q > chunk),
     )  # fmt: skip
-    size = reduction.sums_at + g.groups * rows * k_stride
-    return ReductionPlan(geometry, reduction, forward.phases, row_x, row_w, pixel_x, size, len(taps) < len(t.weights))
+    tiles = g.groups * (rows // MR) * k_tiles
+    return ReductionPlan(
+        g._replace(x_at=0), reduction, forward.phases, row_x, row_w, pixel_x, tiles, len(taps) < len(t.weights)
+    )
+
+
+# One tile over pixels [first, last): rows from x at table row `row`, filters from the transposed dy.
 
 
 @kernel
-def _tile3(x, xi, rows, row, pixel_x, first, last, work, dy, dy_step, at, k_stride, fresh):
-    o = offsets(MR, rows, row)
-    t = tile_zero(MR, 3) if fresh else tile_load(MR, 3, work, at, k_stride)
+def _tile3(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
+    rows = offsets(MR, row_x, row)
+    t = tile_zero(MR, 3) if fresh else tile_load(MR, 3, work, at, NR * LANES)
     for m in range(first, last):
-        t = tile_fma_rows(t, x, xi + pixel_x[m], o, work, dy + m * dy_step)
-    tile_store(t, work, at, k_stride)
+        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
+    tile_store(t, work, at, NR * LANES)
 
 
 @kernel
-def _tile2(x, xi, rows, row, pixel_x, first, last, work, dy, dy_step, at, k_stride, fresh):
-    o = offsets(MR, rows, row)
-    t = tile_zero(MR, 2) if fresh else tile_load(MR, 2, work, at, k_stride)
+def _tile2(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
+    rows = offsets(MR, row_x, row)
+    t = tile_zero(MR, 2) if fresh else tile_load(MR, 2, work, at, NR * LANES)
     for m in range(first, last):
-        t = tile_fma_rows(t, x, xi + pixel_x[m], o, work, dy + m * dy_step)
-    tile_store(t, work, at, k_stride)
+        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
+    tile_store(t, work, at, NR * LANES)
 
 
 @kernel
-def _tile1(x, xi, rows, row, pixel_x, first, last, work, dy, dy_step, at, k_stride, fresh):
-    o = offsets(MR, rows, row)
-    t = tile_zero(MR, 1) if fresh else tile_load(MR, 1, work, at, k_stride)
+def _tile1(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
+    rows = offsets(MR, row_x, row)
+    t = tile_zero(MR, 1) if fresh else tile_load(MR, 1, work, at, NR * LANES)
     for m in range(first, last):
-        t = tile_fma_rows(t, x, xi + pixel_x[m], o, work, dy + m * dy_step)
-    tile_store(t, work, at, k_stride)
+        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
+    tile_store(t, work, at, NR * LANES)
 
 
 @kernel
-def _transpose(dy, first, work, at, r):
-    """One (image, group) of dy: (filters, pixels) -> (pixels, k_stride), zero filters at the end."""
-    for start in range(0, r.pixels, LANES):
-        stop = min(r.pixels, start + LANES)
-        for k in range(r.k):
-            for m in range(start, stop):
-                work[at + m * r.k_stride + k] = dy[first + k * r.pixels + m]
-        for m in range(start, stop):
-            for k in range(r.k, r.k_stride):
-                work[at + m * r.k_stride + k] = 0.0
+def _transpose(dy, first, work, at, m, stop, r):
+    """Pixels [m, stop) of one (image, group) of dy to (pixels, k_stride), zero filters at the end."""
+    whole = r.k // LANES * LANES if stop - m == LANES else 0
+    for k in range(0, whole, LANES):
+        transpose(dy, first + k * r.pixels + m, r.pixels, work, at + m * r.k_stride + k, r.k_stride)
+    for pixel in range(m, stop):
+        for k in range(whole, r.k):
+            work[at + pixel * r.k_stride + k] = dy[first + k * r.pixels + pixel]
+        for k in range(r.k, r.k_stride):
+            work[at + pixel * r.k_stride + k] = 0.0
 
 
 @kernel
 def _pack(x, dy, work, phases, g, r, first_image, images, thread, threads):
     """One thread's share of a block of images: x padded, dy transposed."""
-    begin, end = share(images * r.groups, thread, threads)
+    pieces = -(-r.pixels // LANES)
+    begin, end = share(images * r.groups * pieces, thread, threads)
     for i in range(begin, end):
-        source = (first_image * r.groups + i) * r.k * r.pixels
-        _transpose(dy, source, work, r.dy_at + i * r.pixels * r.k_stride, r)
+        image, group, m = i // pieces // r.groups, i // pieces % r.groups, i % pieces * LANES
+        source = ((first_image + image) * r.groups + group) * r.k * r.pixels
+        target = r.dy_at + (group * images + image) * r.pixels * r.k_stride
+        _transpose(dy, source, work, target, m, min(r.pixels, m + LANES), r)
     if g.pack_x:
         channels = r.groups * r.c
         begin, end = share(images * channels, thread, threads)
@@ -159,42 +180,52 @@ def _pack(x, dy, work, phases, g, r, first_image, images, thread, threads):
 
 
 @kernel
-def _reduce(x, work, row_x, pixel_x, g, r, first_image, images, thread, threads):
-    """One thread's tiles over a block of images."""
-    panels = r.rows // MR
-    begin, end = share(r.groups * panels * r.k_tiles, thread, threads)
-    for image in range(images):
-        for first in range(0, r.pixels, r.pixel_block):
-            last = min(r.pixels, first + r.pixel_block)
-            fresh = first_image + image + first == 0
-            for tile in range(begin, end):
-                group, panel, column = tile // r.k_tiles // panels, tile // r.k_tiles % panels, tile % r.k_tiles
-                k = column * NR * LANES
-                dy = r.dy_at + (image * r.groups + group) * r.pixels * r.k_stride + k
-                at = r.sums_at + (group * r.rows + panel * MR) * r.k_stride + k
-                source, xi = (work, image) if g.pack_x else (x, first_image + image)
-                xi = (xi * r.groups + group) * r.x_group
-                wide = min(NR, (r.k_stride - k) // LANES)
-                if wide == 3:
-                    _tile3(source, xi, row_x, panel * MR, pixel_x, first, last, work, dy, r.k_stride, at, r.k_stride,
-                           fresh)  # fmt: skip
-                elif wide == 2:
-                    _tile2(source, xi, row_x, panel * MR, pixel_x, first, last, work, dy, r.k_stride, at, r.k_stride,
-                           fresh)  # fmt: skip
-                else:
-                    _tile1(source, xi, row_x, panel * MR, pixel_x, first, last, work, dy, r.k_stride, at, r.k_stride,
-                           fresh)  # fmt: skip
+def _write(work, at, dw, first, filters, rows, row, row_w, r):
+    """Finished tiles to dw: `rows` rows from table row `row`, `filters` filters; first = dw of its first filter."""
+    whole = 0
+    if rows == LANES and row_w[row + rows - 1] - row_w[row] == rows - 1:
+        whole = filters // LANES * LANES
+    for k in range(0, whole, LANES):
+        transpose(work, at + k, NR * LANES, dw, first + k * r.w_row + row_w[row], r.w_row)
+    for k in range(whole, filters):
+        for m in range(rows):
+            dw[first + k * r.w_row + row_w[row + m]] = work[at + m * NR * LANES + k]
 
 
 @kernel
-def _write(work, dw, row_w, r, thread, threads):
-    """One thread's filters of dw from the transposed sums."""
-    begin, end = share(r.groups * r.k, thread, threads)
-    for start in range(begin, end, LANES):
-        for k in range(start, min(end, start + LANES)):
-            at = r.sums_at + k // r.k * r.rows * r.k_stride + k % r.k
-            for row in range(r.pairs):
-                dw[k * r.w_row + row_w[row]] = work[at + row * r.k_stride]
+def _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first_image, images, thread, threads):
+    """One thread's tiles, in order (group, columns of filters, rows), over a block of images."""
+    panels = r.rows // MR
+    at_tile, end = share(r.groups * r.k_tiles * panels, thread, threads)
+    source, xi = (work, 0) if g.pack_x else (x, first_image * r.x_image)
+    own = np.int64(thread)  # prange counts in uint64, which would make an index a float
+    pixels = images * r.pixels
+    while at_tile < end:
+        group, column = at_tile // panels // r.k_tiles, at_tile // panels % r.k_tiles
+        until = min(end, (at_tile // panels + 1) * panels)
+        k = column * NR * LANES
+        wide = min(NR, (r.k_stride - k) // LANES)
+        dy, x_at = r.dy_at + group * pixels * r.k_stride + k, xi + group * r.x_group
+        for first in range(0, pixels, r.chunk):
+            last = min(pixels, first + r.chunk)
+            fresh = first_image + first == 0
+            finished = first_image + images == r.images and last == pixels
+            for tile in range(at_tile, until):
+                row = tile % panels * MR
+                slot = (tile - at_tile) % TOGETHER
+                at = r.sums_at + (tile if r.visits else own * TOGETHER + slot) * TILE
+                if wide == 3:
+                    _tile3(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
+                elif wide == 2:
+                    _tile2(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
+                else:
+                    _tile1(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
+                if finished and (slot == TOGETHER - 1 or tile == until - 1):
+                    row -= slot * MR
+                    filters, rows = min(r.k - k, NR * LANES), min((slot + 1) * MR, r.pairs - row)
+                    target = group * r.w_group + k * r.w_row
+                    _write(work, at - slot * TILE, dw, target, filters, rows, row, row_w, r)
+        at_tile = until
 
 
 @parallel_kernel
@@ -205,9 +236,7 @@ def reduce_pixels(x, dy, dw, work, phases, row_x, row_w, pixel_x, g, r, threads)
         for t in prange(threads):
             _pack(x, dy, work, phases, g, r, first, images, t, threads)
         for t in prange(threads):
-            _reduce(x, work, row_x, pixel_x, g, r, first, images, t, threads)
-    for t in prange(threads):
-        _write(work, dw, row_w, r, t, threads)
+            _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first, images, t, threads)
 
 
 def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -218,7 +247,8 @@ def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, 
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
         dw = allocate(shape)
-        reduce_pixels(flat(x), flat(dy), flat(dw), workspace(chosen.size), *tables, get_num_threads())
+        threads = get_num_threads()
+        reduce_pixels(flat(x), flat(dy), flat(dw), workspace(chosen.size(threads)), *tables, threads)
         return dw
 
     return run
