@@ -12,6 +12,7 @@ from convbench.results import FAILED_STATUSES, Record, RecordedRow
 from convbench.spec import KINDS
 
 FASTEST = "fastest of each layer"
+DISAGREE = 1.2  # ratio of medians over paired speed-up from which a reader should be told
 
 # What a remark on a row means for the reader; the words before its colon are the key.
 ADVICE = {
@@ -197,6 +198,22 @@ def failed_rows(rows: Iterable[RecordedRow]) -> list[RecordedRow]:
     return [row for row in rows if row.status in FAILED_STATUSES]
 
 
+def disagreements(rows: Iterable[RecordedRow]) -> list[str]:
+    """Cells whose ratio of medians to the reference is far from the speed-up measured round by round."""
+    rows = list(rows)
+    medians = {(case_key(row), row.implementation): row.median_s for row in rows if row.median_s}
+    found = []
+    for row in rows:
+        base = medians.get((case_key(row), row.reference or ""))
+        if base and row.median_s and row.speedup_vs_reference:
+            ratio = base / row.median_s
+            if abs(math.log(ratio / row.speedup_vs_reference)) > math.log(DISAGREE):
+                found.append(
+                    f"{row.case}, {row.implementation}: {ratio:.2f}x by medians, {row.speedup_vs_reference:.2f}x paired"
+                )
+    return found
+
+
 def notices(record: Record) -> list[Notice]:
     """Interrupted run, warnings, remarks on rows by their first words, unavailable families."""
     found = []
@@ -212,6 +229,13 @@ def notices(record: Record) -> list[Notice]:
             remarks[key].append(f"{row.case}, {row.implementation}: {detail}")
     for key, items in remarks.items():
         found.append(Notice(f"{len(items)} of {len(record.rows)} cells: {key}", ADVICE.get(key, ""), which=items))
+    if items := disagreements(record.rows):
+        advice = (
+            "the load changed between rounds, so times, totals and savings mix quiet and busy moments: believe the "
+            "speed-up, which compares within rounds"
+        )
+        title = f"{len(items)} of {len(record.rows)} cells: medians and paired speed-up disagree"
+        found.append(Notice(title, advice, which=items))
     for family, reason in record.unavailable.items():
         found.append(Notice(f"Unavailable: {family}", reason, "info"))
     return found

@@ -203,6 +203,16 @@ def test_notices_tell_what_disturbs_and_what_to_do():
     assert all(notice.advice for notice in notices)
 
 
+def test_medians_that_contradict_the_paired_speedup_are_told():
+    rows = pair()
+    assert analysis.disagreements(rows) == []
+    rows[1].median_s = rows[0].median_s / (1.25 * rows[1].speedup_vs_reference)
+    rows[3].median_s = rows[2].median_s / (1.15 * rows[3].speedup_vs_reference)
+    (told,) = analysis.disagreements(rows)
+    assert told.startswith(f"{rows[1].case}, numba.gemm: ")
+    assert any("disagree" in notice.title for notice in analysis.notices(make_record(rows)))
+
+
 # Charts -----------------------------------------------------------------------------------------------
 
 
