@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 MOSTLY_ZERO = 0.7  # more zeros than this in the expected result, and agreement says little (benchdnn: MISTRUSTED)
+LONGEST_DETAIL = 300  # characters of an exception's message
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,11 @@ def mistrusted(expected: Expected) -> str:
 def failure(error: Exception) -> tuple[Literal["error", "out_of_memory"], str]:
     """Status and one line for an exception out of a kernel."""
     name = type(error).__name__
+    text = " ".join(str(error).split())
+    if len(text) > LONGEST_DETAIL:  # compilers name the cause last
+        text = f"{text[: LONGEST_DETAIL // 3]} ... {text[-2 * LONGEST_DETAIL // 3 :]}"
     out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
-    return "out_of_memory" if out_of_memory else "error", f"{name}: {' '.join(str(error).split())[:300]}"
+    return "out_of_memory" if out_of_memory else "error", f"{name}: {text}"
 
 
 def _prepared(operands: Operands, kernel: Kernel) -> tuple[Any, ...]:

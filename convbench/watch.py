@@ -1,7 +1,8 @@
 """Watches one call of a kernel: what it allocates, and whether torch's convolution does its work.
 
 Memory that torch allocates meanwhile lies between guard bands, and is full of NaN where the kernel asked
-for uninitialised memory. Memory from elsewhere (numpy) is not seen.
+for uninitialised memory. Not seen: memory from elsewhere (numpy), and what happens inside a custom operator
+(torch.library), so Kernel.run should call the function behind it.
 """
 
 from __future__ import annotations

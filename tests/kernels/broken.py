@@ -185,6 +185,7 @@ def _raises(error: Exception) -> Callable[[Run, Case], Run]:
 
 FAILING: dict[str, tuple[Broken, str, str]] = {
     "raises": (Broken("", _raises(ValueError("first line\n  second"))), "error", "ValueError: first line second"),
+    "talks": (Broken("", _raises(TypeError("x" * 5000 + " the cause"))), "error", "TypeError: xxx"),
     "asserts": (Broken("", _raises(AssertionError())), "error", "AssertionError"),
     "no memory": (Broken("", _raises(MemoryError("12 GiB"))), "out_of_memory", "MemoryError: 12 GiB"),
     "no GPU memory": (Broken("", _raises(torch.OutOfMemoryError("CUDA"))), "out_of_memory", "OutOfMemoryError: CUDA"),

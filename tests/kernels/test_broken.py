@@ -71,3 +71,6 @@ def test_what_a_kernel_raises_is_its_status(name, checkers):
     assert found.status == status
     assert found.detail.startswith(detail)
     assert "\n" not in found.detail
+    assert len(found.detail) < 600
+    if name == "talks":
+        assert "the cause" in found.detail

@@ -69,7 +69,7 @@ def test_table(name, pass_):
                     found[implementation.name] = verification.detail
             ran += 1
     assert ran >= 2, "the reference and another one"
-    assert not found
+    assert not found, "\n".join(f"{who}: {what}" for who, what in found.items())
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda i: i.name)
@@ -88,7 +88,7 @@ def test_float64(implementation):
     if implementation.name in SLOW_TO_BUILD:
         names = names[:1]
     found = {(n, p): complaints(implementation, Case(SHAPES[n], p, "float64")) for n in names for p in PASSES}
-    assert not {key: value for key, value in found.items() if value}
+    assert not any(found.values()), "\n".join(filter(None, found.values()))
 
 
 DRAWN = [i for i in IMPLEMENTATIONS if i.name not in SLOW_TO_BUILD and i.name != "torch.aten"]
