@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from itertools import groupby
 
 from convbench.cli import common
 from convbench.plan import REFERENCE
+from convbench.report.analysis import Mean, case_key, implementations, means, notices
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 
 _LAYER_COLUMNS = (
     ("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), "time", "+-", "speed-up",
     "GFLOP/s", "of roof",
 )  # fmt: skip
-
-
-def case_key(row: RecordedRow) -> tuple:
-    return (row.suite, row.case, row.pass_, row.dtype, row.device)
 
 
 def shape(row: RecordedRow) -> str:
@@ -36,34 +31,18 @@ def print_summary(record: Record) -> None:
         _LAYER_COLUMNS,
         [_line(list(group)) for _, group in groupby(rows, case_key)],
     )
-    means = kind_means(rows)
-    kinds = sorted({kind for _, kind in means})
-    names = list(dict.fromkeys(name for name, _ in means))
+    by_kind = {kind: {mean.implementation: mean for mean in found} for kind, found in means(rows).items()}
     common.table(
         "Speed-up over the reference, geometric mean by kind (layers)",
-        [("implementation", "left"), *kinds],
-        [[name, *(_mean_cell(means, name, kind) for kind in kinds)] for name in names],
+        [("implementation", "left"), *by_kind],
+        [[name, *(_mean_cell(found.get(name)) for found in by_kind.values())] for name in implementations(rows)],
     )
     for line in remarks(record):
         common.out().print(common.printable(line))
 
 
-def kind_means(rows: Iterable[RecordedRow]) -> dict[tuple[str, str], tuple[float, int]]:
-    """(implementation, kind) -> geometric mean of the speed-ups and their number."""
-    from statistics import geometric_mean
-
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in rows:
-        if row.speedup_vs_reference:
-            found[row.implementation, row.kind].append(row.speedup_vs_reference)
-    return {key: (geometric_mean(values), len(values)) for key, values in found.items()}
-
-
-def _mean_cell(means: dict[tuple[str, str], tuple[float, int]], name: str, kind: str) -> str:
-    if (name, kind) not in means:
-        return ""
-    mean, number = means[name, kind]
-    return f"{mean:.2f}x ({number})"
+def _mean_cell(mean: Mean | None) -> str:
+    return f"{mean.speedup:.2f}x ({mean.layers})" if mean and mean.speedup else ""
 
 
 def _line(rows: list[RecordedRow]) -> list[str | None]:
@@ -90,20 +69,11 @@ def _line(rows: list[RecordedRow]) -> list[str | None]:
 
 
 def remarks(record: Record) -> list[str]:
-    """Failures, noise and advice, one line each."""
-    rows = record.rows
-    timed = [row for row in rows if row.median_s]
-    failed = [row for row in rows if row.status in FAILED_STATUSES]
-    verified = sum(row.error is not None and row.status == "ok" for row in rows)
-    lines = [f"verified: {verified} cells before and after timing; failed: {len(failed)}"]
-    noisy = sum(any(note.startswith(("noisy", "drift")) for note in row.notes) for row in timed)
-    if noisy:
-        lines.append(f"{noisy} of {len(timed)} cells are noisy or drift: close other programs or raise --max-time")
-    above = [row for row in timed if any(note.startswith("above the roof") for note in row.notes)]
-    if above:
-        lines.append(f"{len(above)} cells lie above the measured roof; see their notes in report.html")
-    lines += [f"unavailable: {family}: {reason}" for family, reason in record.unavailable.items()]
-    lines += [f"warning: {text}" for text in record.warnings]
+    """Verification, what to know before believing the numbers, and where the time went, one line each."""
+    failed = sum(row.status in FAILED_STATUSES for row in record.rows)
+    verified = sum(row.error is not None and row.status == "ok" for row in record.rows)
+    lines = [f"verified: {verified} cells before and after timing; failed: {failed}"]
+    lines += [f"{notice.title}: {notice.advice}" if notice.advice else notice.title for notice in notices(record)]
     total, sampling = record.timings.get("total"), record.timings.get("sample")
     if total and sampling:
         lines.append(f"{common.seconds(total)} in all, {sampling / total:.0%} of it taking samples")
