@@ -86,5 +86,6 @@ def _print(environment: Environment, peaks: list[Peak], threads: int) -> None:
     if not peaks:
         return
     heads: list[str | tuple[str, str]] = [("limit", "left"), ("level", "left"), ("on", "left"), "working set", "value"]
-    common.table(f"Measured peaks, {threads} threads", heads, peak_lines(peaks))
+    plural = "s" if threads > 1 else ""
+    common.table(f"Measured peaks, {threads} thread{plural}", heads, peak_lines(peaks))
     common.out().print("best of many samples; bytes as in STREAM: write-allocate not counted", style="dim")

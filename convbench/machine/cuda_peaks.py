@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from convbench.machine.peaks import Run, Sample, Task, repeated, working_sets
+from convbench.machine.peaks import MEMORY_SHARE, Run, Sample, Task, repeated, working_sets
 
-GEMM_SIZES = (4096, 8192)
+GEMM_SIZES = (2048, 4096, 8192)
 GEMM_DTYPES = ("float32", "tf32", "bfloat16", "float16")
 ALIGN = 1024  # elements: every array starts where the widest loads can
 
@@ -19,10 +19,15 @@ def cuda_tasks(device: str) -> list[Task]:
     """What is measured on a GPU: its L2 and its memory, and GEMM in four precisions."""
     import torch
 
-    l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-    sets = working_sets({"L2": {"bytes": l2_bytes, "shared_by": 1}}, 1, 1, torch.cuda.mem_get_info(device)[0])
+    l2_bytes, free_bytes = torch.cuda.get_device_properties(device).L2_cache_size, torch.cuda.mem_get_info(device)[0]
+    sets = working_sets({"L2": {"bytes": l2_bytes, "shared_by": 1}}, 1, 1, free_bytes)
     moves = [task for level, size in sets.items() for task in move_tasks(device, level, size, event_timed(device))]
-    return moves + gemm_tasks(device, GEMM_SIZES, GEMM_DTYPES, event_timed(device))
+    return moves + gemm_tasks(device, gemm_sizes(free_bytes), GEMM_DTYPES, event_timed(device))
+
+
+def gemm_sizes(free_bytes: int) -> list[int]:
+    """Sizes whose operands in all precisions take no more than their share of the memory."""
+    return [n for n in GEMM_SIZES if len(GEMM_DTYPES) * 3 * 4 * n * n <= MEMORY_SHARE * free_bytes]
 
 
 def event_timed(device: str) -> Timed:

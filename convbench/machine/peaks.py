@@ -26,6 +26,8 @@ Run = Callable[[int], int]  # run(repeats) -> FLOPs or bytes
 Sample = Callable[[int], tuple[int, float]]  # sample(repeats) -> (FLOPs or bytes, seconds)
 
 SAMPLE_S = 0.004  # shortest sample that counts: long against the clock and the start of a parallel region
+LONG_SAMPLE_S = 0.02  # long against a time slice of the scheduler
+STILL_PAYS = 1.1  # twice the repeats gave this much more
 FEWEST_SAMPLES = 2  # in a round: the first warms up
 ROUNDS, QUICK_ROUNDS = 4, 2
 SHARE_S = 0.08  # seconds of samples for one limit in one round
@@ -93,7 +95,11 @@ def best_of(tasks: list[Task], device: str, rounds: int, progress: Progress | No
 
 
 def best_rate(sample: Sample, share_s: float = SHARE_S) -> float:
-    """Highest work / seconds of samples that together take share_s; repeats double until a sample is long enough."""
+    """Highest work / seconds of samples that together take share_s.
+
+    Repeats double while samples are short, and while that still pays: on a busy machine each start of a parallel
+    region can wait for milliseconds, which only longer samples make up for.
+    """
     best, spent, repeats, counted = 0.0, 0.0, 1, 0
     while spent < share_s or counted < FEWEST_SAMPLES:
         work, seconds = sample(repeats)
@@ -101,6 +107,8 @@ def best_rate(sample: Sample, share_s: float = SHARE_S) -> float:
         if seconds < SAMPLE_S:
             repeats *= 2
             continue
+        if seconds < LONG_SAMPLE_S and work / seconds > STILL_PAYS * best:
+            repeats *= 2
         best, counted = max(best, work / seconds), counted + 1
     return best
 
