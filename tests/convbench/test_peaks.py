@@ -258,7 +258,10 @@ def test_gpu_gemms_allow_tf32_only_where_it_is_asked_for_and_put_the_setting_bac
     assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
-@pytest.mark.parametrize(("free", "sizes"), [(80 * GIB, [2048, 4096, 8192]), (12 * GIB, [2048, 4096]), (MIB, [])])
+@pytest.mark.parametrize(
+    ("free", "sizes"),
+    [(80 * GIB, [2048, 4096, 8192]), (12 * GIB, [2048, 4096, 8192]), (12 * GIB - 1, [2048, 4096]), (MIB, [])],
+)
 def test_gpu_gemms_leave_three_quarters_of_the_memory_alone(free, sizes):
     assert cuda_peaks.gemm_sizes(free) == sizes
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numba import njit
 
 from convbench_kernels.numba_cpu import probes
-from convbench_kernels.numba_cpu.probes import COPY, FMA_STEPS, STEP, TRIAD
-from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
+from convbench_kernels.numba_cpu.probes import COPY, FMA_STEPS, STEP, SUMS, TRIAD
+from convbench_kernels.numba_cpu.tiles import LANES
 
-TILE = MR * NR * LANES
+TILE = SUMS * LANES
 GUARD = np.float32(-7)
 
 

@@ -1,6 +1,6 @@
 """What this CPU can reach: register-resident FMA, copy and triad on a working set of any size, on all threads.
 
-    fma     t[m][n] = t[m][n]*a + b      MR x NR independent sums (tiles.py), no memory in the loop
+    fma     t[m] = t[m]*a + b            SUMS independent vectors, no memory in the loop
     copy    y[i] = x[i]                  2 x 4 bytes counted an element
     triad   y[i] = x[i] + s*z[i]         3 x 4 bytes counted an element: STREAM (McCalpin 1995)
 
@@ -36,37 +36,44 @@ from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 FMA, COPY, TRIAD, FILL = 0, 1, 2, 3
 UNROLL = 4
 STEP = UNROLL * LANES  # elements moved by one step of a loop
-FMA_STEPS = 1000  # tile updates in one repeat of a thread
+SUMS = max(MR * NR, 12)  # as the kernels' tile; 12 also hide a multiplication and an addition where there is no FMA
+FMA_STEPS = 1000  # updates of all sums in one repeat of a thread
 PAGE_BYTES = 4096
 ITEM_BYTES = 4
 
 
 @inline_kernel
 def _fma(y, begin, steps):
-    t = tile_load(MR, NR, y, begin, NR * LANES)
+    t = tile_load(SUMS, 1, y, begin, LANES)
     half, one = broadcast(np.float32(0.5)), broadcast(np.float32(1.0))
     for _ in range(steps):
         t = tile_mul_add(t, half, one)  # tends to 2: neither overflow nor denormals
-    tile_store(t, y, begin, NR * LANES)
+    tile_store(t, y, begin, LANES)
+
+
+@inline_kernel
+def _store4(y, i, v0, v1, v2, v3):
+    store(y, i, v0)
+    store(y, i + LANES, v1)
+    store(y, i + 2 * LANES, v2)
+    store(y, i + 3 * LANES, v3)
 
 
 @inline_kernel
 def _copy(y, x, begin, end):
     for i in range(begin, end, STEP):
         v0, v1, v2, v3 = load(x, i), load(x, i + LANES), load(x, i + 2 * LANES), load(x, i + 3 * LANES)
-        store(y, i, v0)
-        store(y, i + LANES, v1)
-        store(y, i + 2 * LANES, v2)
-        store(y, i + 3 * LANES, v3)
+        _store4(y, i, v0, v1, v2, v3)
 
 
 @inline_kernel
 def _triad(y, x, z, s, begin, end):
     for i in range(begin, end, STEP):
-        store(y, i, fma(load(z, i), s, load(x, i)))
-        store(y, i + LANES, fma(load(z, i + LANES), s, load(x, i + LANES)))
-        store(y, i + 2 * LANES, fma(load(z, i + 2 * LANES), s, load(x, i + 2 * LANES)))
-        store(y, i + 3 * LANES, fma(load(z, i + 3 * LANES), s, load(x, i + 3 * LANES)))
+        v0 = fma(load(z, i), s, load(x, i))
+        v1 = fma(load(z, i + LANES), s, load(x, i + LANES))
+        v2 = fma(load(z, i + 2 * LANES), s, load(x, i + 2 * LANES))
+        v3 = fma(load(z, i + 3 * LANES), s, load(x, i + 3 * LANES))
+        _store4(y, i, v0, v1, v2, v3)
 
 
 @parallel_kernel
@@ -115,8 +122,8 @@ def _move(what: int, arrays: int, working_set_bytes: int, repeats: int) -> int:
 
 
 def run_fma(working_set_bytes: int, repeats: int) -> int:
-    """FLOPs done: 2 for each lane of each vector of the tile, FMA_STEPS times a repeat on every thread."""
-    threads, part = numba.get_num_threads(), MR * NR * LANES
+    """FLOPs done: 2 for each lane of each vector, FMA_STEPS times a repeat on every thread."""
+    threads, part = numba.get_num_threads(), SUMS * LANES
     room = _room(threads * part * ITEM_BYTES, threads)
     _run(FMA, room, room, room, part, threads, repeats)
     return 2 * part * FMA_STEPS * threads * repeats
