@@ -203,8 +203,8 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first_image, images, threa
     while at_tile < end:
         group, column = at_tile // panels // r.k_tiles, at_tile // panels % r.k_tiles
         until = min(end, (at_tile // panels + 1) * panels)
-        k = column * NR * LANES
-        wide = min(NR, (r.k_stride - k) // LANES)
+        begin_k, end_k = share(r.k_stride // LANES, column, r.k_tiles)  # widths differ by one at most: even work
+        k, wide = begin_k * LANES, end_k - begin_k
         dy, x_at = r.dy_at + group * pixels * r.k_stride + k, xi + group * r.x_group
         for first in range(0, pixels, r.chunk):
             last = min(pixels, first + r.chunk)
@@ -222,7 +222,7 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first_image, images, threa
                     _tile1(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
                 if finished and (slot == TOGETHER - 1 or tile == until - 1):
                     row -= slot * MR
-                    filters, rows = min(r.k - k, NR * LANES), min((slot + 1) * MR, r.pairs - row)
+                    filters, rows = min(r.k - k, wide * LANES), min((slot + 1) * MR, r.pairs - row)
                     target = group * r.w_group + k * r.w_row
                     _write(work, at - slot * TILE, dw, target, filters, rows, row, row_w, r)
         at_tile = until
