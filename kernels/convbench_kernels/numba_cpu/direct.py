@@ -18,7 +18,7 @@ from typing import Any
 from convbench.plugin import Case, Implementation, Kernel
 from convbench_kernels.numba_cpu.geometry import data_gradient_taps, forward_taps
 from convbench_kernels.numba_cpu.implicit_gemm import convolution
-from convbench_kernels.numba_cpu.lowering import lower
+from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.tiles import MR, NR
 from convbench_kernels.numba_cpu.weight_gradient import weight_gradient
 
@@ -33,7 +33,7 @@ def reason_against(case: Case) -> str:
         return "float32 only"
     if case.spec.is_separable:
         return "separable pairs: see numba.fused"
-    return ""
+    return cannot_lower(case)
 
 
 def _is_depthwise(case: Case) -> bool:
