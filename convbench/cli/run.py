@@ -151,7 +151,7 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
 def _same_machine(header: Header, folder: Path) -> None:
     from convbench.machine.environment import detect
 
-    here = detect(with_torch=False).machine
+    here = detect(with_torch=True).machine
     if here != header.record.machine:
         raise InputError(f"{folder}: began on {header.record.machine}, this is {here}; start a new run here")
 
