@@ -15,7 +15,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,9 +125,10 @@ class Checker:
     @cached_property
     def _with_nan(self) -> Problem:
         assert self._integers
-        reached = tuple(out > 0 for out in reference(self.case, one_hot(self.case)))
-        expected = replace(self._integers.expected, nan=reached)
-        return Problem(poisoned(self.case, self._integers.operands), expected, integers=True)
+        reached = tuple(out > 0 for out in reference(self.case, one_hot(self.case), "float32"))
+        expected = self._integers.expected
+        nan = Expected(expected.values, expected.compute_spread, reached)
+        return Problem(poisoned(self.case, self._integers.operands), nan, integers=True)
 
     @cached_property
     def _reals_before(self) -> Problem:
@@ -138,8 +139,10 @@ class Checker:
         return self._problem(reals(self.case, self.seed + 2))
 
     def _problem(self, operands: Operands, integers: bool = False) -> Problem:
-        squares = {name: tensor.double().square() for name, tensor in operands.items()}
-        spread = tuple(out.clamp_min(0).sqrt() for out in reference(self.case, squares))
+        def spread() -> Outputs:
+            squares = {name: tensor.float().square() for name, tensor in operands.items()}
+            return tuple(out.clamp_min_(0).sqrt_().double() for out in reference(self.case, squares, "float32"))
+
         return Problem(operands, Expected(reference(self.case, operands), spread), integers)
 
 
@@ -157,7 +160,7 @@ def judge(trials: Iterable[Trial]) -> Verification:
 
 def mistrusted(expected: Expected) -> str:
     """A remark when the expected result is mostly zero, otherwise ""."""
-    zeros = max(float((values == 0).double().mean()) for values in expected.values)
+    zeros = max(1 - int(values.count_nonzero()) / values.numel() for values in expected.values)
     return f"mistrusted: {zeros:.0%} of the expected result is zero" if zeros > MOSTLY_ZERO else ""
 
 

@@ -13,6 +13,7 @@ from hypothesis import settings
 settings.register_profile("no clock", deadline=None)  # no test depends on how busy the machine is
 settings.load_profile("no clock")
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: torch's threads do not spin while numba's work
 EXAMPLE_PLUGIN = Path(__file__).parent / "example_plugin"
 
 

@@ -61,13 +61,12 @@ def test_the_longest_sums_of_the_networks_stay_far_below_the_data():
     assert tolerance(Case(ConvSpec.create((64, 64, 224, 224), 64, 3, padding=1), "weight_gradient")) < 1e-3
 
 
-def test_relative_error_of_what_is_no_number():
-    ones = torch.ones(3, dtype=torch.float64)
-    assert relative_error(ones, ones, ones) == 0
-    assert relative_error(2 * ones, ones, ones) == pytest.approx(1)
-    assert relative_error(ones.log().div(0), ones, ones) == float("inf")
-    assert relative_error(1e-9 * ones, 0 * ones, 0 * ones) > 0
-    assert relative_error(1e-3 * ones, 0 * ones, ones) == pytest.approx(1e-3), "a sum that came out as 0 by chance"
+def test_relative_error():
+    difference = torch.tensor([3.0, 0.0, 4.0], dtype=torch.float64)
+    assert relative_error(difference, 10.0) == 0.5
+    assert relative_error(difference, 0.0) == 5, "all should be 0"
+    assert relative_error(0 * difference, 0.0) == 0
+    assert relative_error(float("nan") * difference, 10.0) == float("inf")
 
 
 @pytest.mark.parametrize("pass_", ["forward", "weight_gradient"])
@@ -97,7 +96,7 @@ def test_references_are_computed_once_and_shared(monkeypatch):
     checker = Checker(SMALL)
     checker.before(ATEN, ATEN.build(SMALL)), checker.after(ATEN, ATEN.build(SMALL))
     once = len(calls)
-    assert once == 3 * 2 + 1, "values and spread of integers, reals before and after; the reach of the NaN"
+    assert once == 3 + 2 + 1, "values of integers, reals before and after; spread of the reals; reach of the NaN"
     checker.before(UNFOLD, UNFOLD.build(SMALL)), checker.after(UNFOLD, UNFOLD.build(SMALL))
     assert len(calls) == once
 

@@ -11,18 +11,15 @@ cases to them; depthwise convolutions go to depthwise.py.
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from convbench.plugin import Case, Implementation, Kernel
+from convbench_kernels.numba_cpu import depthwise
 from convbench_kernels.numba_cpu.geometry import data_gradient_taps, forward_taps
 from convbench_kernels.numba_cpu.implicit_gemm import convolution
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.tiles import MR, NR
 from convbench_kernels.numba_cpu.weight_gradient import weight_gradient
-
-DEPTHWISE = "convbench_kernels.numba_cpu.depthwise"
 
 
 def reason_against(case: Case) -> str:
@@ -46,7 +43,7 @@ def supports(case: Case) -> str:
     if reason := reason_against(case):
         return reason
     if _is_depthwise(case):
-        return import_module(DEPTHWISE).supports(case) if find_spec(DEPTHWISE) else "depthwise not implemented"
+        return depthwise.supports(case)
     lowered = lower(case)
     if lowered.pass_ == "data_gradient" and lowered.spec.stride != (1, 1):
         return "data gradient with stride > 1: see numba.phases"
@@ -56,7 +53,7 @@ def supports(case: Case) -> str:
 def build(case: Case, name: str = "direct") -> Kernel:
     """Plan one case; nothing of the operands is looked at before run."""
     if _is_depthwise(case):
-        return import_module(DEPTHWISE).build(case)
+        return depthwise.build(case)
     lowered = lower(case)
     run: Any
     if lowered.pass_ == "weight_gradient":
