@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from math import ceil
 
 from convbench.errors import InputError
+from convbench.machine.cgroup import quota_cpus
 
 # About 0.1 ms of spinning after a parallel region instead of GNU OpenMP's milliseconds; within a batch of
 # calls the threads still find each other awake.
@@ -26,13 +28,19 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_threads() -> int:
+    """One thread a usable CPU, but no more than a container's CPU quota keeps running."""
+    quota = quota_cpus()
+    return min(usable_cpus(), ceil(quota)) if quota else usable_cpus()
+
+
 def prepare(threads: int | None) -> int:
-    """Give every pool the same number of threads and keep freed memory; returns the number.
+    """Give every pool the same number of threads; returns the number (default_threads() for None).
 
     Raises InputError for a number that this machine cannot give.
     """
     cpus = usable_cpus()
-    threads = cpus if threads is None else threads
+    threads = default_threads() if threads is None else threads
     if not 1 <= threads <= cpus:
         raise InputError(f"--threads {threads}: expected 1 to {cpus}, the CPUs this process may use")
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)) if "numba" not in sys.modules else {})

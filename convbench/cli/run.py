@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from convbench.cli import common
 from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError, OutputError
@@ -15,6 +17,7 @@ from convbench.plan import Selection
 
 if TYPE_CHECKING:
     from convbench.journal import Header, Journal
+    from convbench.machine.noise import Snapshot
     from convbench.results import Record
     from convbench.run import Plan
 
@@ -76,12 +79,13 @@ def command(
     if resume:
         record, folder, interrupted = _resume(resume)
     else:
-        policy = Policy(precision, max_time or (QUICK_CELL_S if quick else DEFAULT_CELL_S))
+        policy = Policy(precision, (QUICK_CELL_S if quick else DEFAULT_CELL_S) if max_time is None else max_time)
         record, folder, interrupted = _start(selection, quick, full, threads, policy, seed, out)
     record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
     paths = _write(record, folder)
     if as_json:
-        common.emit_json("run", record.rows, record=record, paths={k: str(v) for k, v in paths.items()})
+        head = msgspec.structs.replace(record, rows=[])
+        common.emit_json("run", record.rows, record=head, paths={k: str(v) for k, v in paths.items()})
     else:
         _show(record, paths)
     if interrupted:
@@ -103,10 +107,11 @@ def _start(
     # Suites first: a typing mistake should not cost the seconds that torch takes to import.
     planning.select_cases(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "forward", ["cpu"])
     common.err().print("Looking at this machine ...", style="dim")
+    from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
 
     threads = prepare(threads)
-    allocator = keep_freed_memory()
+    allocator, before = keep_freed_memory(), snapshot()
     devices = planning.select_devices(selection.devices)
     cases = planning.select_cases(
         selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "all" if full else "forward", devices
@@ -124,11 +129,12 @@ def _start(
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named)))  # fmt: skip
-    return _go(plan, record, journal, 0)
+    return _go(plan, record, journal, 0, before)
 
 
 def _resume(folder: Path) -> tuple[Record, Path, bool]:
     from convbench.journal import Journal
+    from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
     from convbench.run import Plan, resume
 
@@ -136,16 +142,18 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     header, record, done = resume(journal)
     if done == len(header.cases):
         common.err().print(f"{folder}: all {done} cases are finished; writing the report again")
+        record.complete = True
         return record, folder, False
     common.err().print(f"{folder}: {done} of {len(header.cases)} cases are finished, going on", style="dim")
     prepare(header.threads)
     keep_freed_memory()
+    before = snapshot()
     _same_machine(header, folder)
     from convbench.registry import registry
 
     implementations = registry().select(header.implementations)
     plan = Plan(header.cases, implementations, header.policy, header.threads, header.seed, frozenset(header.named))
-    return _go(plan, record, journal, done)
+    return _go(plan, record, journal, done, before)
 
 
 def _same_machine(header: Header, folder: Path) -> None:
@@ -156,12 +164,14 @@ def _same_machine(header: Header, folder: Path) -> None:
         raise InputError(f"{folder}: began on {header.record.machine}, this is {here}; start a new run here")
 
 
-def _go(plan: Plan, record: Record, journal: Journal, done: int) -> tuple[Record, Path, bool]:
+def _go(plan: Plan, record: Record, journal: Journal, done: int, before: Snapshot) -> tuple[Record, Path, bool]:
+    """Run the cases that are left; an interrupt or a termination ends it early with all that is finished."""
     from convbench.cli.progress import live
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
-    before, interrupted = snapshot(), False
+    interrupted = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with live(plan, done) as progress:
             execute(plan, record, progress, journal, done)
