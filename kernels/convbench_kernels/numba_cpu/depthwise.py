@@ -46,6 +46,7 @@ from convbench_kernels.numba_cpu.simd import (
     load,
     load_range,
     load_stride2,
+    load_stride2_range,
     scatter,
     store,
     store_range,
@@ -90,6 +91,8 @@ def columns(x, at, stride, lo, hi):
         return load_stride2(x, at)
     if stride == 1:
         return load_range(x, at, lo, hi)
+    if stride == 2:
+        return load_stride2_range(x, at, lo, hi)
     return gather(x, at, stride, lo, hi)
 
 

@@ -6,8 +6,8 @@ Each thread takes blocks of whole output rows. For one block it writes z for all
 
         panel   C rows of PITCH pixels, C * PITCH * 4 bytes <= PANEL_BYTES: half of L2
 
-                    pixels ->                            and multiplies it, tile by tile (tiles.py), with w2
-          c0   z z z z z z . . . |  PITCH                packed [K/MR][C][MR] once a call:
+                    pixels ->                            and multiplies it with w2, read in place,
+          c0   z z z z z z . . . |  PITCH                tile by tile (tiles.py):
           c1   z z z z z z . . . |                           MR filters x NR vectors of pixels
           ..
 
@@ -16,7 +16,8 @@ pair should run at the speed of its pointwise half.
 
 Versions
   1  two kernels               pair.py
-  2  rows of z in a panel      this file
+  2  rows of z in a panel, w2 packed once a call
+  3  w2 in place               packing cost a third of the time at 14 x 14
 
 Zhang, Lo, Lu: High Performance Depthwise and Pointwise Convolutions on Mobile Devices (arXiv 2001.02504), section 3.
 """
@@ -60,41 +61,36 @@ class Sizes(NamedTuple):
     per_thread: int
 
 
-@kernel
-def _pack_weights(w, work, g, thread, threads):
-    """w2 (K, C) -> [K/MR][C][MR], rows beyond K are zero."""
-    begin, end = share(g.panels, thread, threads)
-    for i in range(begin, end):
-        rows = min(MR, g.k - i * MR)
-        for c in range(g.c):
-            at = (i * g.c + c) * MR
-            for m in range(rows):
-                work[at + m] = w[(i * MR + m) * g.c + c]
-            for m in range(rows, MR):
-                work[at + m] = 0.0
+@inline_kernel
+def _pack_last(w, work, g):
+    """The filters of the last, partial panel side by side, zeros beyond K; whole panels are read in place."""
+    first = g.panels * MR - MR
+    for c in range(g.c):
+        for m in range(MR):
+            work[c * MR + m] = w[(first + m) * g.c + c] if first + m < g.k else np.float32(0.0)
 
 
 @kernel
-def _tile3(work, wi, at, pitch, channels, bias, k, out, target, row):
+def _tile3(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row):
     t = tile_rows(MR, 3, bias, k)
     for c in range(channels):
-        t = tile_fma_at(t, work, wi + c * MR, 1, work, at + c * pitch, (0, LANES, 2 * LANES))
+        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, (0, LANES, 2 * LANES))
     tile_store(t, out, target, row)
 
 
 @kernel
-def _tile2(work, wi, at, pitch, channels, bias, k, out, target, row):
+def _tile2(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row):
     t = tile_rows(MR, 2, bias, k)
     for c in range(channels):
-        t = tile_fma_at(t, work, wi + c * MR, 1, work, at + c * pitch, (0, LANES))
+        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, (0, LANES))
     tile_store(t, out, target, row)
 
 
 @kernel
-def _tile1(work, wi, at, pitch, channels, bias, k, out, target, row):
+def _tile1(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row):
     t = tile_rows(MR, 1, bias, k)
     for c in range(channels):
-        t = tile_fma_at(t, work, wi + c * MR, 1, work, at + c * pitch, (0,))
+        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, (0,))
     tile_store(t, out, target, row)
 
 
@@ -108,28 +104,29 @@ def _spilled(spill, y, target, plane, rows, pixels):
 
 
 @kernel
-def _multiply(work, panel, y, yi, bias, pixels, g):
+def _multiply(w, last, work, panel, y, yi, bias, pixels, g):
     """All filters on the pixels of one panel."""
     plane, spill = g.p * g.q, work[panel + g.spill : panel + g.per_thread]
     for first in range(0, pixels, ROW):
         left = pixels - first
         vectors = min(NR, -(-left // LANES))
         for i in range(g.panels):
-            rows, wi, target = min(MR, g.k - i * MR), i * g.c * MR, yi + i * MR * plane + first
+            rows, target = min(MR, g.k - i * MR), yi + i * MR * plane + first
             whole = rows == MR and left >= vectors * LANES
             out, at, row = (y, target, plane) if whole else (spill, 0, ROW)
+            source, wi, w_row, w_step = (w, i * MR * g.c, g.c, 1) if rows == MR else (last, 0, 1, MR)
             if vectors == 3:
-                _tile3(work, wi, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+                _tile3(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
             elif vectors == 2:
-                _tile2(work, wi, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+                _tile2(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
             else:
-                _tile1(work, wi, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+                _tile1(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
             if not whole:
                 _spilled(spill, y, target, plane, rows, min(left, ROW))
 
 
 @kernel
-def _block(image, block, x, w1, y, bias, zero, work, panel, taps, phase, planes, g):
+def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g):
     """z of one block of rows into the panel, then the product."""
     begin = block * g.rows
     rows = min(g.rows, g.p - begin)
@@ -138,36 +135,37 @@ def _block(image, block, x, w1, y, bias, zero, work, panel, taps, phase, planes,
     f[ROWS] = rows
     for c in range(g.c):
         depthwise_plane(image * g.c + c, c, x, w1, work, panel + c * g.pitch, zero, here, f, planes)
-    _multiply(work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
+    _multiply(w2, last, work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
 
 
 @parallel_kernel
 def convolve(x, w1, w2, y, bias, zero, work, taps, phase, planes, g, threads):
     """Flat float32 arrays; blocks of rows shared out evenly."""
-    for t in prange(threads):
-        _pack_weights(w2, work, g, t, threads)
+    if g.k % MR:
+        _pack_last(w2, work, g)
+    last = work[: g.c * MR]
     for t in prange(threads):
         begin, end = share(g.images * g.blocks, t, threads)
         for i in range(begin, end):
             panel = g.w_size + t * g.per_thread
-            _block(i // g.blocks, i % g.blocks, x, w1, y, bias, zero, work, panel, taps, phase, planes, g)
+            _block(i // g.blocks, i % g.blocks, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g)
 
 
 def sizes(spec: ConvSpec, threads: int) -> Sizes:
-    """Blocks of as many rows as the panel holds, but enough blocks to keep every thread busy."""
+    """As few blocks as the panel's size allows, of even height, and as many for one thread as for another."""
     fitting = max(1, PANEL_BYTES // (4 * spec.c * spec.q))
-    rows = min(fitting, max(1, -(-spec.n * spec.p // threads)), spec.p)
+    blocks = -(-spec.p // fitting)
+    while spec.n * blocks % threads and blocks < spec.p:
+        blocks += 1
+    rows = -(-spec.p // blocks)
     blocks = -(-spec.p // rows)
-    while spec.n * blocks % threads and rows > 1:  # an uneven last round would leave threads idle
-        rows -= 1
-        blocks = -(-spec.p // rows)
     pitch, panels = -(-rows * spec.q // LANES) * LANES, -(-spec.k // MR)
     if pitch % 1024 == 0:  # a multiple of 4 KiB would map every channel to one cache set
         pitch += LANES
     spill = spec.c * pitch + ROW
     return Sizes(
         spec.n, spec.c, spec.k, spec.p, spec.q, rows, blocks, pitch, panels, spec.stride[0], spill,
-        -(-panels * spec.c * MR // 16) * 16, spill + MR * ROW + LANES,
+        -(-spec.c * MR // 16) * 16, spill + MR * ROW + LANES,
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def pack_row(x, xi, step, count, out, at, width):
         elif step == 1:
             store_range(out, at + v, load_range(x, xi + v, 0, left), 0, width - v)
         elif step == 2:
-            store_range(out, at + v, load_stride2_range(x, xi + 2 * v, left), 0, width - v)
+            store_range(out, at + v, load_stride2_range(x, xi + 2 * v, 0, left), 0, width - v)
         else:
             store_range(out, at + v, gather(x, xi + v * step, step, 0, left), 0, width - v)
 

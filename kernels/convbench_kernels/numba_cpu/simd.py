@@ -6,7 +6,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     v = load(x, i)                  x[i : i + LANES]             any contiguous float32 array, any ndim:
     v = load_range(x, i, lo, hi)    lanes lo <= l < hi, others 0   i counts elements from its start
     v = load_stride2(x, i)          x[i], x[i + 2], ...          touches nothing beyond the last of them
-    v = load_stride2_range(x, i, n) its lanes l < n, others 0
+    v = load_stride2_range(x, i, lo, hi)   its lanes lo <= l < hi, others 0
     v = gather(x, i, step, lo, hi)  x[i + l*step], lo <= l < hi
     v = broadcast(s)                all lanes s
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
@@ -190,17 +190,20 @@ def load_stride2(typingctx, x, i):
 
 
 @intrinsic
-def load_stride2_range(typingctx, x, i, n):
+def load_stride2_range(typingctx, x, i, lo, hi):
     def codegen(context, builder, signature, args):
         base = _base(context, builder, signature.args[0], args[0])
-        i64 = args[1].type
-        zero, one, second = ir.Constant(i64, 0), ir.Constant(i64, 1), ir.Constant(i64, LANES - 1)
-        span = builder.sub(builder.add(args[2], args[2]), one)
-        low = _load_range(builder, base, args[1], zero, span)
-        high = _load_range(builder, base, builder.add(args[1], second), zero, builder.sub(span, second))
-        return builder.shuffle_vector(low, high, ir.Constant(_VEC_I32, _EVEN))
+        _, i, lo, hi = args
+        one = ir.Constant(i.type, 1)
+        first, end = builder.shl(lo, one), builder.sub(builder.shl(hi, one), one)  # elements in place of lanes
+        halves = []
+        for start in (0, LANES - 1):
+            shift = ir.Constant(i.type, start)
+            lanes = builder.sub(first, shift), builder.sub(end, shift)
+            halves.append(_load_range(builder, base, builder.add(i, shift), *lanes))
+        return builder.shuffle_vector(*halves, ir.Constant(_VEC_I32, _EVEN))
 
-    return (VECTOR(x, types.intp, types.intp), codegen) if _is_array(x) else None
+    return (VECTOR(x, types.intp, types.intp, types.intp), codegen) if _is_array(x) else None
 
 
 @intrinsic
