@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from convbench.results import Record
     from convbench.run import Plan
 
-# Seconds of samples for one cell: about 130 cells in two to four minutes, 40 in under half a minute.
-DEFAULT_CELL_S, QUICK_CELL_S = 0.9, 0.25
+# Seconds of samples for one cell: about 150 cells in two to four minutes, 40 in under half a minute.
+DEFAULT_CELL_S, QUICK_CELL_S = 1.0, 0.25
 QUICK_SUITE = "quick"
 
 
@@ -50,7 +50,7 @@ class Fraction(click.ParamType):
 @click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
 @click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
-@click.option("--precision", type=Fraction(), default="1%", show_default=True, help="Stop at this 95% interval.")
+@click.option("--precision", type=Fraction(), default="0.5%", show_default=True, help="Stop at this 95% interval.")
 @click.option("--max-time", type=float, metavar="SECONDS", help="Longest sampling of one cell.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
