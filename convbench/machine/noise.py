@@ -14,7 +14,7 @@ from typing import Any
 
 STEAL = 0.01  # share of CPU time that the hypervisor gave to other guests
 FOREIGN_CPUS, FOREIGN_SHARE = 0.10, 0.01  # CPUs, and share of them, that others kept busy on average during the run
-FOREIGN_LOAD = 0.25  # load average of others before the run, per CPU
+FOREIGN_LOAD = 0.4  # load average of others before the run, per CPU
 CLOCK_FALL = 0.10  # the clock after the run against the clock before it, both under load
 SWAP_BYTES = 64 * 2**20
 LOAD_WINDOW_S = 60.0  # of the load average
