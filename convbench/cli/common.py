@@ -17,6 +17,7 @@ from convbench.plan import PASS_GROUPS, Selection
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 DEFAULT_SUITE = "default"
 
@@ -79,20 +80,42 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
-def table(title: str, columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[Any]], note: str = "") -> None:
-    """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right."""
+def table(
+    title: str,
+    columns: Iterable[str | tuple[str, str]],
+    rows: Sequence[Sequence[Any]],
+    note: str = "",
+    spare: Sequence[str] = (),
+) -> None:
+    """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right.
+
+    spare: headings of columns to leave out, in this order, while a terminal is too narrow.
+    """
+    from rich.measure import Measurement
+
+    unbounded = out().options.update(max_width=100_000)
+    kept = [(column, "right") if isinstance(column, str) else column for column in columns]
+    places, left_out = list(range(len(kept))), list(spare)
+    while True:
+        view = _view(title, [kept[i] for i in places], [[row[i] for i in places] for row in rows], note)
+        if not left_out or Measurement.get(out(), unbounded, view).maximum <= out().width:
+            return out().print(view)
+        gone = left_out.pop(0)
+        places = [i for i in places if kept[i][0] != gone]
+
+
+def _view(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]], note: str) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     view = Table(title=title, caption=note or None, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-                 title_style="bold", caption_style="dim", pad_edge=False)  # fmt: skip
-    for column in columns:
-        heading, side = column if isinstance(column, tuple) else (column, "right")
-        view.add_column(Text(heading), justify=side, overflow="fold")  # type: ignore[arg-type]
+                 title_style="bold", caption_style="dim", pad_edge=False, padding=(0, 1))  # fmt: skip
+    for place, (heading, side) in enumerate(columns):
+        view.add_column(Text(heading), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
     for row in rows:
         view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
-    out().print(view)
+    return view
 
 
 def printable(text: str) -> str:

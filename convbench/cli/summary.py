@@ -9,10 +9,11 @@ from convbench.plan import REFERENCE
 from convbench.report.analysis import Mean, case_key, implementations, means, notices
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 
-_LAYER_COLUMNS = (
-    ("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), "time", "+-", "speed-up",
-    "GFLOP/s", "of roof",
+_COLUMNS = (
+    ("layer", "left"), ("pass", "left"), ("shape", "left"), "reference", ("best", "left"), ("algorithm", "left"),
+    "time", "+-", "speed-up", "GFLOP/s", "of roof",
 )  # fmt: skip
+_SPARE = ("GFLOP/s", "pass", "shape", "+-", "algorithm", "reference")
 
 
 def shape(row: RecordedRow) -> str:
@@ -26,14 +27,16 @@ def shape(row: RecordedRow) -> str:
 def print_summary(record: Record) -> None:
     """Per layer, then per kind, then what to know before believing it."""
     rows = record.rows
+    suites = list(dict.fromkeys(row.suite for row in rows))
     common.table(
-        f"{record.machine}: {len({case_key(r) for r in rows})} cases, reference {REFERENCE}",
-        _LAYER_COLUMNS,
-        [_line(list(group)) for _, group in groupby(rows, case_key)],
+        f"{record.machine}, {', '.join(suites)}: {len({case_key(r) for r in rows})} cases, reference {REFERENCE}",
+        _COLUMNS,
+        [_line(list(group), len(suites) > 1) for _, group in groupby(rows, case_key)],
+        spare=_SPARE,
     )
     by_kind = {kind: {mean.implementation: mean for mean in found} for kind, found in means(rows).items()}
     common.table(
-        "Speed-up over the reference, geometric mean by kind (layers)",
+        "Speed-up over the reference, geometric mean by kind",
         [("implementation", "left"), *by_kind],
         [[name, *(_mean_cell(found.get(name)) for found in by_kind.values())] for name in implementations(rows)],
     )
@@ -42,26 +45,26 @@ def print_summary(record: Record) -> None:
 
 
 def _mean_cell(mean: Mean | None) -> str:
-    return f"{mean.speedup:.2f}x ({mean.layers})" if mean and mean.speedup else ""
+    return f"{mean.speedup:.2f}x" if mean and mean.speedup else ""
 
 
-def _line(rows: list[RecordedRow]) -> list[str | None]:
+def _line(rows: list[RecordedRow], with_suite: bool) -> list[str | None]:
     first = rows[0]
     reference = next((row for row in rows if row.implementation == REFERENCE and row.median_s), None)
     timed = sorted((row for row in rows if row.median_s), key=lambda row: row.median_s or 0.0)
     head = [
-        f"{first.suite}/{first.case}",
+        f"{first.suite}/{first.case}" if with_suite else first.case,
         first.pass_,
         shape(first),
         common.seconds(reference.median_s if reference else None),
     ]
     if not timed:
-        return [*head, "none timed", "", "", "", "", ""]
+        return [*head, "none timed", *[""] * (len(_COLUMNS) - len(head) - 1)]
     best = timed[0]
     assert best.median_s and best.gflops
     spread = (best.ci_high_s - best.ci_low_s) / 2 / best.median_s if best.ci_high_s and best.ci_low_s else None
     return [
-        *head, f"{best.implementation} ({best.algorithm})" if best.algorithm else best.implementation,
+        *head, best.implementation, best.algorithm,
         common.seconds(best.median_s), "" if spread is None else f"{spread:.1%}",
         "" if best.speedup_vs_reference is None else f"{best.speedup_vs_reference:.2f}x", f"{best.gflops:.0f}",
         "" if best.roofline_fraction is None else f"{best.roofline_fraction:.0%}",
