@@ -3,16 +3,17 @@
 journal.jsonl holds a header line (the record without rows, the cases, the implementations, the policy),
 then one line for each finished case with all of its rows. A line is written and synced in one go; a torn
 last line is dropped on reading, so a case is either whole or not there, and is never measured twice.
+A line may be missing or stand twice: what counts is the number of the case in it.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from convbench.case import Case
 from convbench.errors import InputError, OutputError
@@ -38,7 +39,7 @@ class Header(Struct, kw_only=True):
 class Entry(Struct, kw_only=True):
     """One finished case: its position in the header's cases, and its rows."""
 
-    case: int
+    case: Annotated[int, Meta(ge=0)]
     rows: list[RecordedRow]
     timings: dict[str, float] = {}
 
@@ -75,19 +76,28 @@ class Journal:
             ) from None
 
     def read(self) -> tuple[Header, list[Entry]]:
-        """Header and finished cases; a torn last line is cut off. Raises InputError naming the line."""
+        """Header and finished cases, each once; a torn last line is cut off. Raises InputError naming the line.
+
+        A file that is no journal is left as it is.
+        """
         try:
             data = self.path.read_bytes()
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
         whole, _, torn = data.rpartition(b"\n")
+        first, *lines = whole.split(b"\n")
+        header: Header = _decode(first, Header, f"{self.path}, line 1", "--resume takes the folder of a run")
+        entries: dict[int, Entry] = {}
+        for number, line in enumerate(lines, 2):
+            where, advice = f"{self.path}, line {number}", "delete this line and resume: its case is measured again"
+            entry = _decode(line, Entry, where, advice)
+            if entry.case >= len(header.cases):
+                raise InputError(f"{where}: case {entry.case} of {len(header.cases)} cases; {advice}")
+            entries.setdefault(entry.case, entry)
         if torn:
             with self.path.open("r+b") as file:
-                file.truncate(len(whole) + 1 if whole else 0)
-        lines = whole.split(b"\n")
-        header: Header = _decode(lines[0], Header, self.path, 1)
-        entries = [_decode(line, Entry, self.path, number) for number, line in enumerate(lines[1:], 2)]
-        return header, entries
+                file.truncate(len(whole) + 1)
+        return header, list(entries.values())
 
 
 def _write_line(file: Any, value: Struct) -> None:
@@ -96,11 +106,11 @@ def _write_line(file: Any, value: Struct) -> None:
     os.fsync(file.fileno())
 
 
-def _decode(line: bytes, kind: type, path: Path, number: int) -> Any:
+def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, InputError) as error:
-        raise InputError(f"{path}, line {number}: damaged ({error}); delete the folder and run again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
+        raise InputError(f"{where}: damaged ({error}); {advice}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ The statistics are scipy's: the median's interval is the distribution-free one f
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,8 +93,8 @@ class Policy:
     def __post_init__(self) -> None:
         if not 0 < self.precision < 1:
             raise InputError(f"precision {self.precision:.3g}: expected a fraction between 0 and 1, such as 1%")
-        if self.max_time_s <= 0:
-            raise InputError(f"max-time {self.max_time_s:.3g}: expected seconds above 0")
+        if not 0 < self.max_time_s < math.inf:
+            raise InputError(f"max-time {self.max_time_s:.3g}: expected seconds above 0, and not without end")
 
 
 @dataclass

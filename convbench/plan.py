@@ -76,8 +76,11 @@ def select_devices(names: Sequence[str]) -> list[str]:
     for name in names:
         try:
             device = torch.device(name)
+            known = device.type in ("cpu", "cuda")
         except RuntimeError:
-            raise InputError(f"--device {name}: not a torch device; use cpu, cuda or cuda:1") from None
+            known = False
+        if not known:
+            raise InputError(f"--device {name}: expected cpu, cuda or a GPU by its number such as cuda:1")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"--device {name}: torch {torch.__version__} finds no such GPU; use --device cpu")
         devices.append(f"cuda:{device.index or 0}" if device.type == "cuda" else device.type)

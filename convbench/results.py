@@ -29,8 +29,12 @@ Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed",
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
 
 
-def _meta(doc: str, unit: str = "") -> Meta:
-    return Meta(description=f"{doc} [{unit}]" if unit else doc, extra={"unit": unit, "doc": doc})
+def _meta(doc: str, unit: str = "", **limits: Any) -> Meta:
+    """What a column means, and the limits (gt, ge) of a value that can be true."""
+    return Meta(description=f"{doc} [{unit}]" if unit else doc, extra={"unit": unit, "doc": doc}, **limits)
+
+
+_Time = Annotated[float, Meta(gt=1e-12)]  # no clock tells less
 
 
 class Row(Struct, kw_only=True, omit_defaults=False):
@@ -46,22 +50,22 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     pass_: Annotated[Pass, _meta("forward, data_gradient or weight_gradient")] = field(name="pass")
     dtype: Annotated[DType, _meta("element type of the tensors")]
     layout: Annotated[str, _meta("memory format of the tensors given to the implementation")]
-    n: Annotated[int, _meta("batch size")]
-    c: Annotated[int, _meta("input channels")]
-    h: Annotated[int, _meta("input height")]
-    w: Annotated[int, _meta("input width")]
-    k: Annotated[int, _meta("output channels")]
-    r: Annotated[int, _meta("kernel height")]
-    s: Annotated[int, _meta("kernel width")]
-    stride_h: Annotated[int, _meta("stride, vertical")]
-    stride_w: Annotated[int, _meta("stride, horizontal")]
-    padding_h: Annotated[int, _meta("zero padding on each side, vertical")]
-    padding_w: Annotated[int, _meta("zero padding on each side, horizontal")]
-    dilation_h: Annotated[int, _meta("dilation, vertical")]
-    dilation_w: Annotated[int, _meta("dilation, horizontal")]
-    groups: Annotated[int, _meta("channel groups")]
-    output_padding_h: Annotated[int, _meta("output padding of a transposed convolution, vertical")]
-    output_padding_w: Annotated[int, _meta("output padding of a transposed convolution, horizontal")]
+    n: Annotated[int, _meta("batch size", ge=1)]
+    c: Annotated[int, _meta("input channels", ge=1)]
+    h: Annotated[int, _meta("input height", ge=1)]
+    w: Annotated[int, _meta("input width", ge=1)]
+    k: Annotated[int, _meta("output channels", ge=1)]
+    r: Annotated[int, _meta("kernel height", ge=1)]
+    s: Annotated[int, _meta("kernel width", ge=1)]
+    stride_h: Annotated[int, _meta("stride, vertical", ge=1)]
+    stride_w: Annotated[int, _meta("stride, horizontal", ge=1)]
+    padding_h: Annotated[int, _meta("zero padding on each side, vertical", ge=0)]
+    padding_w: Annotated[int, _meta("zero padding on each side, horizontal", ge=0)]
+    dilation_h: Annotated[int, _meta("dilation, vertical", ge=1)]
+    dilation_w: Annotated[int, _meta("dilation, horizontal", ge=1)]
+    groups: Annotated[int, _meta("channel groups", ge=1)]
+    output_padding_h: Annotated[int, _meta("output padding of a transposed convolution, vertical", ge=0)]
+    output_padding_w: Annotated[int, _meta("output padding of a transposed convolution, horizontal", ge=0)]
     implementation: Annotated[str, _meta("family.algorithm")]
     algorithm: Annotated[str | None, _meta("what the implementation chose for this shape")] = None
     status: Annotated[Status, _meta("ok, or why there is no time")]
@@ -69,9 +73,9 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     error: Annotated[float | None, _meta("relative L2 error against float64, the larger of two checks")] = None
     tolerance: Annotated[float | None, _meta("largest error allowed, derived from the reduction length")] = None
     samples: Annotated[int | None, _meta("samples taken")] = None
-    median_s: Annotated[float | None, _meta("median time of one call", "s")] = None
-    ci_low_s: Annotated[float | None, _meta("lower end of the median's 95% interval", "s")] = None
-    ci_high_s: Annotated[float | None, _meta("upper end of the median's 95% interval", "s")] = None
+    median_s: Annotated[_Time | None, _meta("median time of one call", "s")] = None
+    ci_low_s: Annotated[_Time | None, _meta("lower end of the median's 95% interval", "s")] = None
+    ci_high_s: Annotated[_Time | None, _meta("upper end of the median's 95% interval", "s")] = None
     iqr_s: Annotated[float | None, _meta("interquartile range of the samples", "s")] = None
     compile_s: Annotated[float | None, _meta("time to choose, compile and prepare, outside the timing", "s")] = None
     macs: Annotated[int | None, _meta("nominal multiply-accumulates, taps on padding included", "MAC")] = None
@@ -110,7 +114,7 @@ class Peak(Struct, kw_only=True):
     level: Annotated[str, _meta("register, L1, L2, L3 or DRAM: where the working set lives")]
     device: str
     dtype: PeakDType
-    value: Annotated[float, _meta("FLOP/s for fma and gemm, bytes/s for copy and triad")]
+    value: Annotated[float, _meta("FLOP/s for fma and gemm, bytes/s for copy and triad", gt=0)]
     working_set_bytes: Annotated[int | None, _meta("total over all threads", "byte")] = None
 
 
@@ -166,7 +170,11 @@ def _columns() -> tuple[Column, ...]:
         if get_origin(hint) is Annotated:
             hint, meta = get_args(hint)
             unit, doc = meta.extra["unit"], meta.extra["doc"]
-        bases = [t for t in (get_args(hint) or (hint,)) if isinstance(t, type) and t is not type(None)]
+        bases = [
+            t
+            for t in (getattr(a, "__origin__", a) for a in get_args(hint) or (hint,))
+            if isinstance(t, type) and t is not type(None)
+        ]
         columns.append(Column(info.encode_name, bases[0] if bases else str, unit, doc))
     return tuple(columns)
 
@@ -198,11 +206,12 @@ def load(path: Path) -> Record:
     """Read and validate a run.json, or the one inside a folder. Raises InputError naming the file."""
     path = path / "run.json" if path.is_dir() else path
     try:
-        if path.stat().st_size > LARGEST_RECORD_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_RECORD_BYTES >> 20} MiB, not a run record")
-        data = path.read_bytes()
+        with path.open("rb") as file:  # not by its size: a device or a pipe has none
+            data = file.read(LARGEST_RECORD_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a run.json or the folder of a run") from None
+    if len(data) > LARGEST_RECORD_BYTES:
+        raise InputError(f"{path}: larger than {LARGEST_RECORD_BYTES >> 20} MiB, not a run record")
     try:
         version = msgspec.json.decode(data, type=_Versioned).schema_version
         if version > SCHEMA_VERSION:
@@ -210,7 +219,7 @@ def load(path: Path) -> Record:
                 f"{path}: schema_version {version} is newer than this convbench reads ({SCHEMA_VERSION}); upgrade it"
             )
         return msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: not a convbench run record: {reason}; run it again or --resume its folder") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,8 +97,9 @@ def begin(plan: Plan, settings: dict[str, Any], quick: bool = False, command: st
     return record
 
 
-def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None, done: int = 0) -> Record:
-    """Run the plan's cases from number ``done`` on, adding rows to the record and to the journal.
+def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None,
+            done: Set[int] = frozenset()) -> Record:  # fmt: skip
+    """Run the plan's cases, less those whose numbers are in ``done``, adding rows to the record and to the journal.
 
     Raises OutputError when the journal cannot be written; KeyboardInterrupt passes through. What was
     finished before is in the journal either way.
@@ -106,7 +107,9 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
     import torch
 
     with torch.inference_mode():
-        for number, case in enumerate(plan.cases[done:], done):
+        for number, case in enumerate(plan.cases):
+            if number in done:
+                continue
             watch = Stopwatch()
             rows = run_case(case, plan, record, progress, watch)
             if journal:
@@ -221,10 +224,10 @@ def write_outputs(record: Record, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def resume(journal: Journal) -> tuple[Header, Record, int]:
-    """Header, record with the finished rows, and the number of finished cases."""
+def resume(journal: Journal) -> tuple[Header, Record, frozenset[int]]:
+    """Header, record with the finished rows, and the numbers of the finished cases."""
     header, entries = journal.read()
     record = header.record
     for entry in entries:
         add_entry(record, entry.rows, entry.timings)
-    return header, record, len(entries)
+    return header, record, frozenset(entry.case for entry in entries)

@@ -68,7 +68,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"convbench: {' '.join(message.split())}", err=True)
+    from convbench.cli.common import printable
+
+    click.echo(f"convbench: {printable(' '.join(message.split()))}", err=True)
     return code
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -17,9 +17,10 @@ from convbench.run import Plan
 class Bar:
     """Counts cells; within a case it moves with the seconds sampled."""
 
-    def __init__(self, bar: Progress, plan: Plan, done: int) -> None:
+    def __init__(self, bar: Progress, plan: Plan, done: Set[int]) -> None:
         self.bar, self.cell_s = bar, plan.policy.max_time_s
-        cells = [sum(not i.supports(case) for i in plan.implementations) for case in plan.cases[done:]]
+        left = [case for number, case in enumerate(plan.cases) if number not in done]
+        cells = [sum(not i.supports(case) for i in plan.implementations) for case in left]
         self.task = bar.add_task("", total=sum(cells))
         self.ahead = self.limit = 0.0
 
@@ -42,8 +43,8 @@ class Bar:
 class Lines:
     """One line a finished case, for logs."""
 
-    def __init__(self, plan: Plan, done: int) -> None:
-        self.total, self.number, self.begun = len(plan.cases), done, 0.0
+    def __init__(self, plan: Plan, done: Set[int]) -> None:
+        self.total, self.number, self.begun = len(plan.cases), len(done), 0.0
 
     def case(self, case: Case, implementations: int) -> None:
         self.number, self.begun = self.number + 1, perf_counter()
@@ -69,7 +70,7 @@ def describe_failure(row: RecordedRow) -> str:
 
 
 @contextmanager
-def live(plan: Plan, done: int = 0) -> Iterator[Bar | Lines]:
+def live(plan: Plan, done: Set[int] = frozenset()) -> Iterator[Bar | Lines]:
     """The progress display that fits where stderr goes."""
     if not err().is_terminal:
         yield Lines(plan, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Set
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -52,7 +53,7 @@ class Fraction(click.ParamType):
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--precision", type=Fraction(), default="0.5%", show_default=True, help="Stop at this 95% interval.")
 @click.option("--max-time", type=float, metavar="SECONDS", help="Longest sampling of one cell.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data and of the order.")
+@click.option("--seed", type=common.SEED, default=0, show_default=True, help="Seed of the data and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @common.json_option
@@ -129,7 +130,7 @@ def _start(
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named)))  # fmt: skip
-    return _go(plan, record, journal, 0, before)
+    return _go(plan, record, journal, frozenset(), before)
 
 
 def _resume(folder: Path) -> tuple[Record, Path, bool]:
@@ -140,11 +141,11 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
 
     journal = Journal(folder)
     header, record, done = resume(journal)
-    if done == len(header.cases):
-        common.err().print(f"{folder}: all {done} cases are finished; writing the report again")
+    if len(done) == len(header.cases):
+        common.err().print(f"{folder}: all {len(done)} cases are finished; writing the report again")
         record.complete = True
         return record, folder, False
-    common.err().print(f"{folder}: {done} of {len(header.cases)} cases are finished, going on", style="dim")
+    common.err().print(f"{folder}: {len(done)} of {len(header.cases)} cases are finished, going on", style="dim")
     prepare(header.threads)
     keep_freed_memory()
     before = snapshot()
@@ -164,7 +165,7 @@ def _same_machine(header: Header, folder: Path) -> None:
         raise InputError(f"{folder}: began on {header.record.machine}, this is {here}; start a new run here")
 
 
-def _go(plan: Plan, record: Record, journal: Journal, done: int, before: Snapshot) -> tuple[Record, Path, bool]:
+def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Snapshot) -> tuple[Record, Path, bool]:
     """Run the cases that are left; an interrupt or a termination ends it early with all that is finished."""
     from convbench.cli.progress import live
     from convbench.machine.noise import snapshot, warnings

@@ -97,7 +97,7 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     )
     plan = Plan(cases, planning.select_implementations(registry(), selection), Policy(0.01, max_time), threads)
     record = begin(plan, {"selection": selection, "threads": threads}, quick=True, command="savings")
-    with live(plan, 0) as progress:
+    with live(plan) as progress:
         return execute(plan, record, progress)
 
 

@@ -14,7 +14,7 @@ from convbench.plan import Selection
 @common.selection_options
 @click.option("--full", is_flag=True, help="The textbook kernels and torch.compile too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data.")
+@click.option("--seed", type=common.SEED, default=0, show_default=True, help="Seed of the data.")
 @common.json_option
 def command(selection: Selection, full: bool, threads: int | None, seed: int, as_json: bool) -> int:
     """Check implementations against torch.nn.functional: exactly on integers, to float64 on real numbers.

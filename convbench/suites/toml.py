@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -86,7 +86,8 @@ def _convert(document: dict[str, Any]) -> _File:
         raise InputError(_explain(str(error), document)) from None
 
 
-_TOML_WORDS = {"Object": "the table", "`object`": "a table", "field": "key", "array": "list"}  # for msgspec's
+_TOML_WORDS = {"Object missing": "missing", "Object contains": "has the", "`object`": "a table", "field": "key",
+               "array": "list"}  # fmt: skip  # for msgspec's
 
 
 def _explain(message: str, document: dict[str, Any]) -> str:
@@ -104,7 +105,11 @@ def _explain(message: str, document: dict[str, Any]) -> str:
         known = (_Case if kind == "case" else Other).__struct_fields__
     elif path.startswith("suite"):
         path, known = f"[suite] {path[6:]}".strip(), _Head.__struct_fields__
-    if unknown := re.search(r"unknown key `([^`]*)`", text):
+    if text.startswith("Invalid enum value"):
+        text = f"expected one of {', '.join(get_args(Operator))}"
+    elif not path and text.startswith("missing"):
+        text += "; a suite file is one [suite] table with a name, and one [[case]] table a layer"
+    elif unknown := re.search(r"unknown key `([^`]*)`", text):
         close = difflib.get_close_matches(unknown[1], known, n=1)
         text += f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(known)}"
     return f"{path}: {text}" if path else text

@@ -95,7 +95,8 @@ def test_crosscheck_is_in_the_document_and_in_the_text(capsys):
 def test_a_name_from_a_file_cannot_drive_the_terminal(capsys, tmp_path):
     path = tmp_path / "odd.toml"
     path.write_text(
-        '[suite]\nname = "odd"\n[[case]]\nname = "\\u001b[31mred"\ninput = [1, 1, 9, 9]\nout_channels = 1\nkernel = 3\n'
+        '[suite]\nname = "\\u001b[31modd"\n[[case]]\nname = "\\u001b[31mred"\n'
+        "input = [1, 1, 9, 9]\nout_channels = 1\nkernel = 3\n"
     )
     assert run(["count", str(path)]) == 0
     assert "\x1b[31m" not in capsys.readouterr().out

@@ -35,6 +35,11 @@ def convbench(*arguments, cwd=None, **environment):
         (["run", "--device", "cuda:77", "--quick"], "--device cuda:77"),
         (["run", "--device", "toaster", "--quick"], "--device toaster"),
         (["run", "--max-time", "-1", "--quick"], "max-time -1"),
+        (["run", "--max-time", "inf", "--quick"], "max-time inf"),
+        (["run", "--max-time", "nan", "--quick"], "max-time nan"),
+        (["run", "--seed", "-1", "--quick"], "--seed"),
+        (["run", "--seed", str(2**64), "--quick"], "--seed"),
+        (["run", "--device", "meta", "--quick"], "--device meta"),
         (["run", "--resume", "no/such/folder"], "no/such/folder"),
         (["run", "--pass", "sideways"], "sideways"),
         (["verify", "--suite", "no_such_suite"], "no_such_suite"),
@@ -53,6 +58,11 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_complaint_cannot_drive_the_terminal(capsys):
+    assert run(["count", "\x1b]0;title\x07.toml"]) == 2
+    assert "?]0;title?.toml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

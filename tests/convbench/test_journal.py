@@ -11,6 +11,7 @@ from convbench.errors import InputError, OutputError
 from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.measure import Policy
 from convbench.results import Environment, Record, RecordedRow
+from convbench.run import resume
 from convbench.spec import ConvSpec
 
 CASES = [Case(ConvSpec.create([1, c, 8, 8], 4, 3, padding=1), suite="s", name=f"c{c}") for c in (1, 2, 3)]
@@ -52,7 +53,7 @@ def test_cut_anywhere_keeps_every_whole_entry(tmp_path):
         journal.append(Entry(case=i, rows=[row(case.name)]))
         ends.append(journal.path.stat().st_size)
     data = journal.path.read_bytes()
-    for cut in range(ends[0], len(data) + 1, 7):
+    for cut in range(ends[0], len(data), 7):
         journal.path.write_bytes(data[:cut])
         _, entries = journal.read()
         whole = sum(end <= cut for end in ends[1:])
@@ -76,6 +77,33 @@ def test_a_damaged_middle_names_its_line(tmp_path):
     journal.path.write_bytes(journal.path.read_bytes() + b'{"case": "one"}\n')
     with pytest.raises(InputError, match=r"line 3: damaged"):
         journal.read()
+
+
+def test_a_missing_or_repeated_line_is_no_other_case(tmp_path):
+    journal = Journal(tmp_path)
+    journal.start(header())
+    for case in (2, 0, 2):
+        journal.append(Entry(case=case, rows=[row(f"c{case + 1}")]))
+    _, record, done = resume(journal)
+    assert done == {0, 2}
+    assert [r.case for r in record.rows] == ["c3", "c1"]
+
+
+def test_a_case_that_is_not_in_the_header_is_refused(tmp_path):
+    journal = Journal(tmp_path)
+    journal.start(header())
+    journal.append(Entry(case=3, rows=[]))
+    with pytest.raises(InputError, match=r"line 2: case 3 of 3 cases; delete this line"):
+        journal.read()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"precious": 1}', b"[" * 100_000, b"\xff\x00"])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
+    journal = Journal(tmp_path)
+    journal.path.write_bytes(content)
+    with pytest.raises(InputError, match=r"line 1: damaged"):
+        journal.read()
+    assert journal.path.read_bytes() == content
 
 
 def test_a_case_that_is_impossible_is_refused(tmp_path):

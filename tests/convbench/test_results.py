@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import jsonschema
 import msgspec
@@ -100,6 +101,7 @@ def test_nan_never_reaches_json():
         (b'{"schema_version": 99}', "newer than this convbench reads"),
         (b'{"schema_version": "one"}', "not a convbench run record"),
         (b"\xff\xfe{}", "not a convbench run record"),
+        (b'{"schema_version": 1, "settings": {"a": ' + b"[" * 100_000, "not a convbench run record"),
     ],
 )
 def test_files_that_are_no_records_are_refused_in_one_line(tmp_path, content, message):
@@ -124,6 +126,22 @@ def test_too_large_a_file_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "run.json").write_bytes(to_json(record()))
     with pytest.raises(InputError, match="larger than"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("impossible", [{"n": 0}, {"stride_h": 0}, {"padding_w": -1}, {"median_s": -1.0}])
+def test_numbers_that_cannot_be_are_refused(tmp_path, impossible):
+    document = json.loads(to_json(record()))
+    document["rows"][0] |= impossible
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=rf"rows\[0\]\.{next(iter(impossible))}"):
+        load(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
+def test_a_file_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr(results, "LARGEST_RECORD_BYTES", 1000)
+    with pytest.raises(InputError, match="larger than"):
+        load(Path("/dev/zero"))
 
 
 def test_unknown_status_is_refused():
