@@ -110,9 +110,10 @@ def _view(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequenc
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(title=printable(title), caption=note or None, box=box.SIMPLE_HEAD, title_justify="left",
-                 caption_justify="left", title_style="bold", caption_style="dim", pad_edge=False,
-                 padding=(0, 1))  # fmt: skip
+    view = Table(
+        title=printable(title), caption=note or None, box=box.SIMPLE_HEAD, title_justify="left",
+        caption_justify="left", title_style="bold", caption_style="dim", pad_edge=False, padding=(0, 1),
+    )  # fmt: skip
     for place, (heading, side) in enumerate(columns):
         view.add_column(Text(heading), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
     for row in rows:
