@@ -12,6 +12,8 @@ EXIT_INCONCLUSIVE = 3
 EXIT_SOME_CELLS_FAILED = 4  # the run finished, some of its cells did not
 EXIT_INTERRUPTED = 130  # interrupted, results kept
 
+STRANGERS_ERRORS = (Exception, SystemExit)  # of a plug-in: whatever it raises, the rest still runs
+
 
 class ConvbenchError(Exception):
     """Base of every error a user can cause; ``exit_code`` is what the process returns."""

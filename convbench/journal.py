@@ -54,6 +54,9 @@ class Journal:
         """Create the journal. Raises OutputError where one exists or the folder cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
+        try:
             with self.path.open("xb") as file:
                 _write_line(file, header)
         except FileExistsError:
@@ -114,11 +117,18 @@ def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or leave the old one. Raises OutputError naming the file."""
-    temporary = path.with_name(path.name + ".part")
+    """Write a whole file or leave the old one; a device or a pipe stays what it is. Raises OutputError naming the file.
+
+    A link is followed.
+    """
+    target = path.resolve()
+    temporary = target.with_name(target.name + ".part")
     try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: {error.strerror}; make room or choose another folder") from None

@@ -44,7 +44,10 @@ def select_cases(selection: Selection, default_suite: str, default_pass: str, de
     """
     from convbench.suites import resolve
 
-    suites = [resolve(name) for name in selection.suites or (default_suite,)]
+    suites = list(dict.fromkeys(resolve(name) for name in selection.suites or (default_suite,)))
+    if len({suite.name for suite in suites}) < len(suites):
+        names = ", ".join(suite.name for suite in suites)
+        raise InputError(f"--suite: two different suites have the same name ({names}); change [suite] name in the file")
     cases = [
         Case(layer.spec, pass_, dtype, device, suite.name, layer.name, layer.count)
         for suite in suites

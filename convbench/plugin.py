@@ -5,8 +5,9 @@ A package offers kernels through the entry-point group ``convbench.kernels``::
     [project.entry-points."convbench.kernels"]
     mine = "my_package:implementations"
 
-where ``implementations()`` returns Implementation objects named ``family.algorithm``. They are then
-listed, verified, timed and reported like convbench's own, which come in by the same door.
+where ``implementations()`` returns Implementation objects named ``family.algorithm``; the family is the
+entry point's name, ``mine``. They are then listed, verified, timed and reported like convbench's own,
+which come in by the same door.
 
 A kernel receives torch tensors (contiguous NCHW unless its implementation declares another layout)
 in the order of ``Case.operand_names`` and returns a freshly allocated torch tensor (a tuple of two
@@ -47,6 +48,10 @@ class Kernel:
     prepare: Callable[..., tuple[Any, ...]] | None = None
     exact: bool = True
     error_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.run) or not isinstance(self.algorithm, str):
+            raise TypeError(f"Kernel({self.run!r}, {self.algorithm!r}): expected a function and a text")
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from convbench.errors import InputError
+from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.plugin import Implementation, Probe
 
 KERNELS_GROUP = "convbench.kernels"
 PROBES_GROUP = "convbench.probes"
+
+
+class Broken(str):
+    """An answer of supports() that is no reason but a fault of the plug-in."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def collect(points: Iterable[EntryPoint]) -> Registry:
         try:
             for implementation in _load(point)():
                 _add(registry, point, implementation)
-        except (Exception, SystemExit) as error:  # a stranger's code: whatever it does, the rest still runs
+        except STRANGERS_ERRORS as error:
             registry.unavailable[point.name] = _reason(point, error)
     return registry
 
@@ -68,9 +73,26 @@ def _load(point: EntryPoint) -> Callable[[], Iterable[Any]]:
 def _add(registry: Registry, point: EntryPoint, implementation: Any) -> None:
     if not isinstance(implementation, Implementation):
         raise TypeError(f"implementations() gave {type(implementation).__name__}, expected Implementation")
+    if not re.fullmatch(rf"{re.escape(point.name)}(\.[\w-]+)+", str(implementation.name)):
+        raise ValueError(f"an implementation is named {implementation.name!r}, expected {point.name}.algorithm")
     if implementation.name in registry.implementations:
         raise ValueError(f"the name {implementation.name!r} is already taken")
-    registry.implementations[implementation.name] = implementation
+    registry.implementations[implementation.name] = replace(
+        implementation, supports=_answering(implementation.supports)
+    )
+
+
+def _answering(supports: Callable[[Any], Any]) -> Callable[[Any], str]:
+    """supports() that always answers: where it fails, with what went wrong."""
+
+    def answer(case: Any) -> str:
+        try:
+            reason = supports(case)
+        except STRANGERS_ERRORS as error:
+            return Broken(f"supports() failed: {type(error).__name__}: {' '.join(str(error).split())}")
+        return reason if isinstance(reason, str) else Broken(f"supports() gave {reason!r}, expected '' or the reason")
+
+    return answer
 
 
 def _reason(point: EntryPoint, error: BaseException) -> str:
@@ -93,6 +115,6 @@ def probes() -> tuple[Probe, ...]:
     for point in entry_points(group=PROBES_GROUP):
         try:
             found += _load(point)()
-        except Exception:  # a stranger's code: whatever it raises, the rest still runs
+        except STRANGERS_ERRORS:
             continue
     return tuple(found)

@@ -16,11 +16,13 @@ import msgspec
 
 from convbench import __version__
 from convbench.case import Case
+from convbench.errors import STRANGERS_ERRORS
 from convbench.journal import Entry, Header, Journal, write_atomically
-from convbench.measure import CudaTimer, Policy, Timer, host_timer, measure
+from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
 from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
-from convbench.results import Environment, Peak, Record, RecordedRow, to_csv, to_json
+from convbench.registry import Broken
+from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
 from convbench.verify import Checker, failure
 
@@ -168,9 +170,10 @@ def verify_plan(plan: Plan, on_row: Callable[[RecordedRow], None]) -> list[Recor
 
 def _open_cell(case: Case, implementation: Implementation, plan: Plan) -> Cell | None:
     reason = implementation.supports(case)
-    if reason and implementation.name not in plan.named:
+    if reason and implementation.name not in plan.named and not isinstance(reason, Broken):
         return None
-    return Cell(implementation, status="unsupported" if reason else "ok", detail=reason)
+    status: Status = "error" if isinstance(reason, Broken) else "unsupported" if reason else "ok"
+    return Cell(implementation, status=status, detail=str(reason))
 
 
 def _alive(cells: list[Cell]) -> list[Cell]:
@@ -182,13 +185,13 @@ def _build(cell: Cell, checker: Checker) -> None:
     start = perf_counter()
     try:
         cell.kernel = cell.implementation.build(checker.case)
-        operands = checker.timing_operands(cell.implementation, cell.kernel)
+        operands = checker.timing_operands(cell.implementation, cell.kernel, copied=True)
         built = perf_counter()
         cell.kernel.run(*operands)
         _synchronize(checker.case.device)
         if perf_counter() - built > SLOWEST_CALL_S:
             cell.fail("timeout", f"one call takes {perf_counter() - built:.0f} s, more than {SLOWEST_CALL_S:.0f} s")
-    except Exception as error:  # a stranger's code: the cell fails, the run goes on
+    except STRANGERS_ERRORS as error:
         cell.fail(*failure(error))
     cell.compile_s = perf_counter() - start
 
@@ -202,13 +205,40 @@ def _synchronize(device: str) -> None:
 
 def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress) -> None:
     timer: Timer = CudaTimer(case.device) if case.device.startswith("cuda") else host_timer
-    calls = {}
+    calls: dict[str, Call] = {}
     for cell in cells:
         operands = checker.timing_operands(cell.implementation, cell.built)
         calls[cell.implementation.name] = partial(cell.built.run, *operands)
-    samples = measure(calls, plan.policy, REFERENCE, timer, plan.seed, progress.sample)
-    for cell in cells:
-        cell.samples = samples[cell.implementation.name]
+    while calls:
+        try:
+            samples = measure(calls, plan.policy, REFERENCE, _blaming(timer), plan.seed, progress.sample)
+        except _CallFailed as failed:  # out with it, and the others again: what they have is only half a case
+            name = next(name for name, call in calls.items() if call is failed.call)
+            del calls[name]
+            next(cell for cell in cells if cell.implementation.name == name).fail(*failure(failed.error))
+        else:
+            for cell in _alive(cells):
+                cell.samples = samples[cell.implementation.name]
+            return
+
+
+class _CallFailed(Exception):
+    """A kernel raised while it was timed."""
+
+    def __init__(self, call: Call, error: BaseException) -> None:
+        self.call, self.error = call, error
+
+
+def _blaming(timer: Timer) -> Timer:
+    """The timer, saying whose call it was that failed."""
+
+    def timed(call: Call, calls: int) -> float:
+        try:
+            return timer(call, calls)
+        except STRANGERS_ERRORS as error:
+            raise _CallFailed(call, error) from None
+
+    return timed
 
 
 def write_outputs(record: Record, folder: Path) -> dict[str, Path]:

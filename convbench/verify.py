@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convbench.case import Case
 from convbench.checks import CHECKS, Expected, Outputs, Trial
+from convbench.errors import STRANGERS_ERRORS
 from convbench.operands import Operands, guarded, in_layout, integers, one_hot, poisoned, reals
 from convbench.plugin import Implementation, Kernel
 from convbench.reference import reference
@@ -61,9 +62,15 @@ class Checker:
     def __init__(self, case: Case, seed: int = 0) -> None:
         self.case, self.seed = case, seed
 
-    def timing_operands(self, implementation: Implementation, kernel: Kernel) -> tuple[torch.Tensor, ...]:
-        """The operands that are timed: the same values for all, in each one's layout, prepared if it prepares."""
-        return _prepared(in_layout(self._reals_before.operands, implementation.layout), kernel)
+    def timing_operands(
+        self, implementation: Implementation, kernel: Kernel, copied: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """The operands that are timed: the same values for all, in each one's layout, prepared if it prepares.
+
+        copied: for a kernel that is not verified yet; what it writes to its operands hurts no other.
+        """
+        operands = in_layout(self._reals_before.operands, implementation.layout)
+        return _prepared({name: t.clone() for name, t in operands.items()} if copied else operands, kernel)
 
     def before(self, implementation: Implementation, kernel: Kernel) -> Verification:
         """Before timing. Never raises: what a kernel raises is its status."""
@@ -76,7 +83,7 @@ class Checker:
     def _verify(self, implementation: Implementation, kernel: Kernel, trials: Trials) -> Verification:
         try:
             found = judge(trials(partial(self._call, implementation, kernel)))
-        except Exception as error:  # a stranger's code: report it, go on
+        except STRANGERS_ERRORS as error:
             found = Verification(*failure(error))
         return found if found.status == "ok" else self._with_reproducer(found, implementation)
 
@@ -164,7 +171,7 @@ def mistrusted(expected: Expected) -> str:
     return f"mistrusted: {zeros:.0%} of the expected result is zero" if zeros > MOSTLY_ZERO else ""
 
 
-def failure(error: Exception) -> tuple[Literal["error", "out_of_memory"], str]:
+def failure(error: BaseException) -> tuple[Literal["error", "out_of_memory"], str]:
     """Status and one line for an exception out of a kernel."""
     name = type(error).__name__
     text = " ".join(str(error).split())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DEFAULT_SUITE = "default"
+_STDOUT = "convbench.stdout"
 SEED = click.IntRange(0, 2**63 - 1)  # what torch and the journal can hold
 
 
@@ -52,7 +54,16 @@ def selection_options(function: Callable) -> Callable:
     return wrapper
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
+def _keep_stdout(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """With --json whatever else prints, a plug-in for instance, prints on stderr."""
+    if value:
+        context.meta[_STDOUT] = sys.stdout
+        context.with_resource(redirect_stdout(sys.stderr))
+    return value
+
+
+json_option = click.option("--json", "as_json", is_flag=True, callback=_keep_stdout,
+                           help="Print one JSON document on stdout, nothing else.")  # fmt: skip
 
 
 def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
@@ -62,7 +73,8 @@ def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
     from convbench.results import SCHEMA_VERSION
 
     document = {"schema_version": SCHEMA_VERSION, "command": command, "rows": list(rows), **more}
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
+    text = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
+    click.echo(text, file=click.get_current_context().meta[_STDOUT])
 
 
 @cache

@@ -78,6 +78,7 @@ def command(
 
     begun = perf_counter()
     if resume:
+        _refuse_options(resume)
         record, folder, interrupted = _resume(resume)
     else:
         policy = Policy(precision, (QUICK_CELL_S if quick else DEFAULT_CELL_S) if max_time is None else max_time)
@@ -97,6 +98,21 @@ def command(
     from convbench.results import FAILED_STATUSES
 
     return EXIT_SOME_CELLS_FAILED if any(row.status in FAILED_STATUSES for row in record.rows) else EXIT_OK
+
+
+def _refuse_options(folder: Path) -> None:
+    """A resumed run goes on as it began; an option that would change it is not silently ignored."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0] if isinstance(parameter, click.Option) else "SUITE"
+        for parameter in context.command.params
+        if parameter.name and parameter.name not in ("resume", "as_json")
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]  # fmt: skip
+    if given:
+        raise InputError(
+            f"--resume {folder}: goes on as the run began; leave out {', '.join(given)}, or start a new run"
+        )
 
 
 def _start(

@@ -1,5 +1,7 @@
 """Bad input on the command line: one line on stderr, the documented exit code, nothing heavy imported."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -9,8 +11,6 @@ from convbench.cli.main import COMMANDS, run
 
 
 def convbench(*arguments, cwd=None, **environment):
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "convbench.cli.main", *arguments],
         capture_output=True,
@@ -41,6 +41,7 @@ def convbench(*arguments, cwd=None, **environment):
         (["run", "--seed", str(2**64), "--quick"], "--seed"),
         (["run", "--device", "meta", "--quick"], "--device meta"),
         (["run", "--resume", "no/such/folder"], "no/such/folder"),
+        (["run", "--resume", "folder", "--quick", "vgg16"], "leave out SUITE, --quick"),
         (["run", "--pass", "sideways"], "sideways"),
         (["verify", "--suite", "no_such_suite"], "no_such_suite"),
         (["count", "no_such_suite"], "no_such_suite"),
@@ -103,3 +104,21 @@ def test_a_closed_pipe_is_quiet():
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_two_suites_of_one_name_are_not_mixed_up(tmp_path, capsys):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[suite]\nname = "vgg16"\n[[case]]\nname = "a"\ninput = [1, 1, 9, 9]\nout_channels = 1\nkernel = 3\n'
+    )
+    assert run(["count", "vgg16", str(path)]) == 2
+    assert "same name (vgg16, vgg16)" in capsys.readouterr().err
+    assert run(["count", str(path), str(path)]) == 0
+
+
+def test_a_plug_in_that_prints_does_not_spoil_the_document(plugin_path, tmp_path):
+    folder = plugin_path("noisy", "print('hello')\ndef make(): return []")
+    done = convbench("list", "--json", PYTHONPATH=os.pathsep.join([str(folder), *sys.path]))
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["command"] == "list"
+    assert "hello" in done.stderr

@@ -1,6 +1,7 @@
 """A journal read back at every point where a kill may have cut it."""
 
 import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -155,3 +156,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_policy_in_a_journal_is_validated():
     with pytest.raises((InputError, msgspec.ValidationError)):
         msgspec.json.decode(b'{"precision": 7}', type=Policy)
+
+
+def test_a_file_in_place_of_the_folder_is_no_run(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OutputError, match=r"file: File exists; choose another --out"):
+        Journal(tmp_path / "file").start(header())
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", b"new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()

@@ -12,7 +12,7 @@ import torch
 from convbench.case import Case
 from convbench.errors import InputError
 from convbench.plugin import Implementation, Kernel
-from convbench.registry import KERNELS_GROUP, Registry, collect, registry
+from convbench.registry import KERNELS_GROUP, Broken, Registry, collect, registry
 from convbench.spec import PASSES, ConvSpec
 from convbench.verify import Checker
 
@@ -50,7 +50,13 @@ def test_our_own_come_in_by_the_door_of_the_others():
         ("def make(): return ['numba']", "gave str, expected Implementation"),
         ("def make(): yield from (); raise OSError()", "OSError: no message"),
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
-        (OFFERS + "def make(): return [Implementation('torch.aten', None, None)]", "'torch.aten' is already taken"),
+        (
+            OFFERS + "def make(): return [Implementation('torch.aten', None, None)]",
+            "'torch.aten', expected failing.algorithm",
+        ),
+        (OFFERS + "def make(): return 2 * [Implementation('failing.a', None, None)]", "'failing.a' is already taken"),
+        (OFFERS + "def make(): return [Implementation('failing.\\x1b[31m', None, None)]", "expected failing.algorithm"),
+        (OFFERS + "def make(): return [Implementation(3, None, None)]", "named 3, expected failing.algorithm"),
     ],
 )
 def test_a_plug_in_that_fails_is_one_line_and_the_rest_loads(source, reason, plugin_path, monkeypatch):
@@ -137,3 +143,19 @@ def test_select_says_what_is_wrong_in_one_line(name, message):
     with pytest.raises(InputError, match=message) as caught:
         SOME.select([name])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise RuntimeError('no\\nway')", "supports() failed: RuntimeError: no way"),
+        ("exit(3)", "supports() failed: SystemExit: 3"),
+        ("return None", "supports() gave None, expected '' or the reason"),
+    ],
+)
+def test_supports_that_does_not_answer_is_a_fault_of_the_kernel(body, reason, plugin_path, monkeypatch):
+    source = OFFERS + f"def asked(case): {body}\ndef make(): return [Implementation('failing.a', asked, None)]"
+    found = collect([point("failing", source, plugin_path, monkeypatch)])
+    answer = found.implementations["failing.a"].supports(Case(ConvSpec.create([1, 1, 3, 3], 1, 3)))
+    assert isinstance(answer, Broken)
+    assert answer == reason

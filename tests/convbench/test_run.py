@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from convbench.cli.main import run as convbench
 from convbench.journal import Header, Journal
 from convbench.measure import Policy
 from convbench.plugin import Implementation, Kernel
+from convbench.registry import Broken
 from convbench.results import COLUMN_NAMES, Environment, load
 from convbench.run import Plan, execute, new_record, resume, verify_plan, write_outputs
 from convbench.spec import ConvSpec
@@ -154,6 +156,42 @@ def test_interrupted_anywhere_then_resumed_has_each_case_once(tmp_path):
     assert [(r.case, r.implementation) for r in record.rows] == [(c.name, n) for c in CASES for n in names]
     assert record.rows[:2] == first  # not measured again
     assert resume(journal)[1].rows == record.rows
+
+
+def test_a_kernel_that_fails_while_it_is_timed_is_alone_in_it():
+    calls = []
+
+    def tires(x, w):
+        calls.append(1)
+        if len(calls) > 30:
+            sys.exit("tired")
+        return torch.nn.functional.conv2d(x, w, padding=1)
+
+    rows = {row.implementation: row for row in execute_plan(implementation("torch.tires", tires), cases=CASES[:1]).rows}
+    assert (rows["torch.tires"].status, rows["torch.tires"].status_detail) == ("error", "SystemExit: tired")
+    assert rows["torch.aten"].status == "ok"
+    assert rows["torch.aten"].median_s
+
+
+def test_a_kernel_that_writes_to_its_operands_spoils_no_other():
+    def writes(x, w):
+        return torch.nn.functional.conv2d(x.zero_(), w, padding=1)
+
+    statuses = {row.implementation: row.status for row in execute_plan(implementation("torch.writes", writes)).rows}
+    assert statuses == {"torch.aten": "ok", "torch.writes": "mismatch"}
+
+
+def test_supports_that_fails_is_an_error_of_its_cell():
+    bad = implementation("bad.asked", supports=lambda case: Broken("supports() failed: no"))
+    row = execute_plan(bad).rows[1]
+    assert (row.status, row.status_detail) == ("error", "supports() failed: no")
+    assert json.loads(msgspec.json.encode(row))["status_detail"] == "supports() failed: no"
+
+
+@pytest.mark.parametrize(("run", "algorithm"), [("not callable", "fake"), (torch.relu, 5)])
+def test_a_kernel_that_is_none_is_refused(run, algorithm):
+    with pytest.raises(TypeError, match="expected a function and a text"):
+        Kernel(run, algorithm)
 
 
 def test_what_is_written_can_be_loaded(tmp_path):
