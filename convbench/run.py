@@ -260,4 +260,5 @@ def resume(journal: Journal) -> tuple[Header, Record, frozenset[int]]:
     record = header.record
     for entry in entries:
         add_entry(record, entry.rows, entry.timings)
+    record.timings["total"] = sum(record.timings.values())  # so far; what a kill cut off is not known
     return header, record, frozenset(entry.case for entry in entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Set
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -153,6 +154,7 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     from convbench.journal import Journal
     from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
+    from convbench.results import load
     from convbench.run import Plan, resume
 
     journal = Journal(folder)
@@ -160,6 +162,9 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     if len(done) == len(header.cases):
         common.err().print(f"{folder}: all {len(done)} cases are finished; writing the report again")
         record.complete = True
+        with suppress(InputError):  # what was written at the end knows more: warnings, the time it took
+            written = load(folder)
+            record = written if written.complete and written.run_id == record.run_id else record
         return record, folder, False
     common.err().print(f"{folder}: {len(done)} of {len(header.cases)} cases are finished, going on", style="dim")
     prepare(header.threads)

@@ -296,7 +296,14 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     done = subprocess.run([*command, "--resume", str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert journal.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
-    assert [row.case for row in load(out).rows] == ["a", "b", "c"]
+    record = load(out)
+    assert [row.case for row in record.rows] == ["a", "b", "c"]
+    assert record.timings["total"] > record.timings["sample"]
+    record.warnings.append("only run.json knows")
+    write_outputs(record, out)
+    done = subprocess.run([*command, "--resume", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert load(out).warnings == record.warnings
 
 
 def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
