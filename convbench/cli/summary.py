@@ -48,6 +48,14 @@ def _mean_cell(mean: Mean | None) -> str:
     return f"{mean.speedup:.2f}x" if mean and mean.speedup else ""
 
 
+def _speedup(row: RecordedRow) -> str:
+    """The speed-up, with ~ before it where its interval holds 1: a tie."""
+    if row.speedup_vs_reference is None:
+        return ""
+    tie = row.speedup_ci_low and row.speedup_ci_high and row.speedup_ci_low <= 1 <= row.speedup_ci_high
+    return f"{'~' if tie else ''}{row.speedup_vs_reference:.2f}x"
+
+
 def _line(rows: list[RecordedRow], with_suite: bool) -> list[str | None]:
     first = rows[0]
     reference = next((row for row in rows if row.implementation == REFERENCE and row.median_s), None)
@@ -66,7 +74,7 @@ def _line(rows: list[RecordedRow], with_suite: bool) -> list[str | None]:
     return [
         *head, best.implementation, best.algorithm,
         common.seconds(best.median_s), "" if spread is None else f"{spread:.1%}",
-        "" if best.speedup_vs_reference is None else f"{best.speedup_vs_reference:.2f}x", f"{best.gflops:.0f}",
+        _speedup(best), f"{best.gflops:.0f}",
         "" if best.roofline_fraction is None else f"{best.roofline_fraction:.0%}",
     ]  # fmt: skip
 
