@@ -50,7 +50,7 @@ def _mean_cell(mean: Mean | None) -> str:
 
 def _speedup(row: RecordedRow) -> str:
     """The speed-up, with ~ before it where its interval holds 1: a tie."""
-    if row.speedup_vs_reference is None:
+    if row.speedup_vs_reference is None or row.implementation == REFERENCE:
         return ""
     tie = row.speedup_ci_low and row.speedup_ci_high and row.speedup_ci_low <= 1 <= row.speedup_ci_high
     return f"{'~' if tie else ''}{row.speedup_vs_reference:.2f}x"
