@@ -40,6 +40,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the `convbench` script."""
+    if sys.stdout is None:  # closed by the caller (>&-): there is nowhere to print to
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     sys.exit(run(sys.argv[1:]))
 
 

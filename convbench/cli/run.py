@@ -144,6 +144,8 @@ def _start(
     plan = Plan(cases, implementations, policy, threads, seed, frozenset(selection.implementations))  # type: ignore[arg-type]
     settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": policy,
                 "seed": seed, "allocator": allocator}  # fmt: skip
+    if selection.implementations:
+        _name_idle(plan)
     record = begin(plan, settings, quick)
     folder = out or Path("reports") / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
     journal = Journal(folder)
@@ -151,6 +153,13 @@ def _start(
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named)))  # fmt: skip
     return _go(plan, record, journal, frozenset(), before)
+
+
+def _name_idle(plan: Plan) -> None:
+    """Say which of the implementations asked for has nothing to do here."""
+    idle = [i.name for i in plan.implementations if all(i.supports(case) for case in plan.cases)]
+    if idle:
+        common.err().print(f"no layer here for {', '.join(idle)}; `convbench list` shows what they cover")
 
 
 def _resume(folder: Path) -> tuple[Record, Path, bool]:

@@ -122,3 +122,17 @@ def test_a_plug_in_that_prints_does_not_spoil_the_document(plugin_path, tmp_path
     assert done.returncode == 0
     assert json.loads(done.stdout)["command"] == "list"
     assert "hello" in done.stderr
+
+
+def test_a_closed_stdout_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m convbench.cli.main count vgg16 >&-", shell=True, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_an_implementation_with_nothing_to_do_is_named(tmp_path, capsys):
+    words = ["run", "quick", "--case", "resnet50.conv4_2.b", "--impl", "numba.phases", "--quick", "--max-time", "0.02"]
+    assert run([*words, "--out", str(tmp_path / "run")]) == 0
+    assert "no layer here for numba.phases" in capsys.readouterr().err
