@@ -110,22 +110,23 @@ def table(
     kept = [(column, "right") if isinstance(column, str) else column for column in columns]
     places, left_out = list(range(len(kept))), list(spare)
     while True:
-        view = _view(title, [kept[i] for i in places], [[row[i] for i in places] for row in rows], note)
+        view = _view([kept[i] for i in places], [[row[i] for i in places] for row in rows])
         if not left_out or Measurement.get(out(), unbounded, view).maximum <= out().width:
-            return out().print(view)
+            break
         gone = left_out.pop(0)
         places = [i for i in places if kept[i][0] != gone]
+    out().print(printable(title), style="bold")
+    out().print(view)
+    if note:
+        out().print(note, style="dim")
 
 
-def _view(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]], note: str) -> Table:
+def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(
-        title=printable(title), caption=note or None, box=box.SIMPLE_HEAD, title_justify="left",
-        caption_justify="left", title_style="bold", caption_style="dim", pad_edge=False, padding=(0, 1),
-    )  # fmt: skip
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, (heading, side) in enumerate(columns):
         view.add_column(Text(heading), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
     for row in rows:
