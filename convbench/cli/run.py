@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from convbench.cli import common
-from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError, OutputError
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
 from convbench.plan import Selection
 
 if TYPE_CHECKING:
@@ -227,8 +227,6 @@ def _write(record: Record, folder: Path) -> dict[str, Path]:
     try:
         write(record, folder / "report.html")
         paths["report.html"] = folder / "report.html"
-    except OutputError:
-        raise
     except InputError as error:  # no charts library here: the record can be rendered elsewhere
         common.err().print(f"no report.html: {error}")
     return paths
