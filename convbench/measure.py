@@ -2,8 +2,8 @@
 
 All implementations of a case are sampled in rounds, in random order within each round, so that drift
 of the machine hits them alike (interleaving; Laaber et al., EMSE 2019; google/benchmark's random
-interleaving). A sample is a batch of calls long enough for the clock; before each one an untimed call
-brings the implementation's own data back into the caches. An implementation leaves when the 95%
+interleaving). A sample is a batch of calls long enough for the clock; before a batch of short calls an
+untimed one brings the implementation's own data back into the caches. An implementation leaves when the 95%
 interval of its median is within the wanted precision, or when its time is used up; the reference
 stays until the last one left, so that every round gives a pair.
 
@@ -31,7 +31,7 @@ NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's 
 DRIFT = 0.05  # last third against first third of the samples
 SETTLED = 0.05  # two warm-up windows that agree this well end the warm-up
 WARMUP_WINDOW = 3
-SETTLE_BELOW_S = 0.02  # longer calls bring their own data back within their own time
+SETTLE_FROM_CALLS = 4  # in a smaller batch a call is long enough to bring its own data back unnoticed
 
 
 class Timer(Protocol):
@@ -87,7 +87,7 @@ class Policy:
 
     precision: float = 0.01
     max_time_s: float = 1.0
-    sample_s: float = 0.004
+    sample_s: float = 0.008
     min_samples: int = 10
 
     def __post_init__(self) -> None:
@@ -217,7 +217,7 @@ def _batch(call: Call, policy: Policy, timer: Timer) -> int:
 
 
 def _take(samples: Samples, call: Call, round_: int, timer: Timer) -> float:
-    if not samples.seconds or samples.seconds[-1] < SETTLE_BELOW_S:
+    if samples.calls_per_sample >= SETTLE_FROM_CALLS:
         timer(call, 1)
     total = timer(call, samples.calls_per_sample)
     samples.seconds.append(total / samples.calls_per_sample)

@@ -63,6 +63,11 @@ class Stopwatch:
         finally:
             self.seconds[activity] = self.seconds.get(activity, 0.0) + perf_counter() - start
 
+    def move(self, activity: str, other: str, seconds: float) -> None:
+        """Book seconds of one activity on another."""
+        self.seconds[activity] -= seconds
+        self.seconds[other] = self.seconds.get(other, 0.0) + seconds
+
 
 def new_record(environment: Environment, peaks: list[Peak], settings: dict[str, Any], command: str = "run") -> Record:
     """An empty record of a run that starts now."""
@@ -139,8 +144,9 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     for cell in _alive(cells):
         with watch("verify"):
             cell.judge(checker.before(cell.implementation, cell.built))
-    with watch("sample"):
+    with watch("warm-up"):
         _time(case, _alive(cells), plan, checker, progress)
+    watch.move("warm-up", "sample", sum(cell.samples.spent_s for cell in _alive(cells) if cell.samples))
     for cell in _alive(cells):
         with watch("verify"):
             cell.judge(checker.after(cell.implementation, cell.built))

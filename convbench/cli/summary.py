@@ -87,5 +87,5 @@ def remarks(record: Record) -> list[str]:
     lines += [f"{notice.title}: {notice.advice}" if notice.advice else notice.title for notice in notices(record)]
     total, sampling = record.timings.get("total"), record.timings.get("sample")
     if total and sampling:
-        lines.append(f"{common.seconds(total)} in all, {sampling / total:.0%} of it sampling, warm-up included")
+        lines.append(f"{common.seconds(total)} in all, {sampling / total:.0%} of it taking samples")
     return lines
