@@ -35,12 +35,10 @@ from numba import get_num_threads, prange
 
 from convbench_kernels.numba_cpu.geometry import Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.pack import flat, pack_panel, pack_plane, workspace
+from convbench_kernels.numba_cpu.pack import flat, pack_panel, pack_plane, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
-    load,
     load_range,
     store,
-    store_range,
     tile_fma,
     tile_fma_at,
     tile_rows,
@@ -127,20 +125,6 @@ def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
         _in_place1(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
 
 
-@inline_kernel
-def _spread_row(tile, at, count, y, yi, step):
-    """y[yi : : step] = tile[at : at + count], nothing beyond."""
-    if step != 1:
-        for lane in range(count):
-            y[yi + lane * step] = tile[at + lane]
-        return
-    for lane in range(0, count - LANES + 1, LANES):
-        store(y, yi + lane, load(tile, at + lane))
-    done = count // LANES * LANES
-    if done < count:
-        store_range(y, yi + done, load(tile, at + done), 0, count - done)
-
-
 @kernel
 def _write(tile, at, y, yi, rows, first, vectors, g):
     """The valid pixels of a tile in memory: vectors first, first + 1, ... of `rows` filters."""
@@ -149,7 +133,7 @@ def _write(tile, at, y, yi, rows, first, vectors, g):
             p, q = (first + n) // g.row_vectors, (first + n) % g.row_vectors * LANES
             target = yi + p * g.y_row + q * g.y_step
             for m in range(rows):
-                _spread_row(tile, at + m * ROW + n * LANES, min(LANES, g.q - q), y, target + m * g.y_plane, g.y_step)
+                unpack_row(tile, at + m * ROW + n * LANES, min(LANES, g.q - q), y, target + m * g.y_plane, g.y_step)
         return
     begin, end = first * LANES, (first + vectors) * LANES
     for p in range(begin // g.pitch, min(g.p, (end - 1) // g.pitch + 1)):
@@ -157,7 +141,7 @@ def _write(tile, at, y, yi, rows, first, vectors, g):
         if lo < hi:
             target = yi + p * g.y_row + (lo - p * g.pitch) * g.y_step
             for m in range(rows):
-                _spread_row(tile, at + m * ROW + lo - begin, hi - lo, y, target + m * g.y_plane, g.y_step)
+                unpack_row(tile, at + m * ROW + lo - begin, hi - lo, y, target + m * g.y_plane, g.y_step)
 
 
 @inline_kernel

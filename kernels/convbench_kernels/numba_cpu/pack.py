@@ -60,6 +60,20 @@ def pack_row(x, xi, step, count, out, at, width):
 
 
 @inline_kernel
+def unpack_row(tile, at, count, y, yi, step):
+    """y[yi : : step] = tile[at : at + count], nothing beyond."""
+    if step != 1:
+        for lane in range(count):
+            y[yi + lane * step] = tile[at + lane]
+        return
+    for lane in range(0, count - LANES + 1, LANES):
+        store(y, yi + lane, load(tile, at + lane))
+    done = count // LANES * LANES
+    if done < count:
+        store_range(y, yi + done, load(tile, at + done), 0, count - done)
+
+
+@inline_kernel
 def pack_plane(x, xi, h, w, stride_h, stride_w, top, rows, width, pitch, lead, phase_h, phase_w, out, at):
     """One stride phase of one channel: rows u = top, top + 1, ... of `pitch`, after `lead` zeros."""
     for v in range(lead):

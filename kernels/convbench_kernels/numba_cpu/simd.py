@@ -8,10 +8,12 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     v = load_stride2(x, i)          x[i], x[i + 2], ...          touches nothing beyond the last of them
     v = load_stride2_range(x, i, lo, hi)   its lanes lo <= l < hi, others 0
     v = gather(x, i, step, lo, hi)  x[i + l*step], lo <= l < hi
+    a, b, c, d = load4(x, i)        a = x[i], x[i + 4], ...   b = x[i + 1], x[i + 5], ...   4*LANES elements in all
+    store4(x, i, a, b, c, d)        the inverse
     v = broadcast(s)                all lanes s
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
     v = fma(a, b, c)                a*b + c; fused where the CPU can (tiles.ISA.fma)
-    v = add(a, b)  mul(a, b)  maximum(a, b)           maximum returns NaN if either is
+    v = add(a, b)  sub(a, b)  mul(a, b)  maximum(a, b)   maximum returns NaN if either is
     transpose(x, i, row, y, j, out)    y[j + a*out + b] = x[i + b*row + a] for a, b < LANES
     s = sum_lanes(v)                in pairs, a fixed order
 
@@ -229,6 +231,39 @@ def scatter(typingctx, x, i, step, v, lo, hi):
     return (types.void(x, types.intp, types.intp, VECTOR, types.intp, types.intp), codegen) if _is_array(x) else None
 
 
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(_VEC_I32, lanes))
+
+
+@intrinsic
+def load4(typingctx, x, i):
+    def codegen(context, builder, signature, args):
+        base = _base(context, builder, signature.args[0], args[0])
+        loaded = [_load(builder, base, _offset(builder, args[1], args[1], 0, n)) for n in range(4)]
+        even, odd = list(range(0, 2 * LANES, 2)), list(range(1, 2 * LANES, 2))
+        halves = [_shuffle(builder, *loaded[n : n + 2], lanes) for lanes in (even, odd) for n in (0, 2)]
+        parts = [_shuffle(builder, *halves[n : n + 2], lanes) for lanes in (even, odd) for n in (0, 2)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return (types.UniTuple(VECTOR, 4)(x, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def store4(typingctx, x, i, a, b, c, d):
+    def codegen(context, builder, signature, args):
+        _, i, a, b, c, d = args
+        base = _base(context, builder, signature.args[0], args[0])
+        low = [lane // 2 + lane % 2 * LANES for lane in range(LANES)]
+        high = [lane + LANES // 2 for lane in low]
+        pairs = [_shuffle(builder, *two, lanes) for two in ((a, c), (b, d)) for lanes in (low, high)]
+        for n in range(4):
+            part = _shuffle(builder, pairs[n // 2], pairs[n // 2 + 2], (low, high)[n % 2])
+            _store(builder, base, _offset(builder, i, i, 0, n), part)
+        return context.get_dummy_value()
+
+    return (types.void(x, types.intp, *[VECTOR] * 4), codegen) if _is_array(x) else None
+
+
 @intrinsic
 def broadcast(typingctx, s):
     def codegen(context, builder, signature, args):
@@ -268,6 +303,14 @@ def fma(typingctx, a, b, c):
 def add(typingctx, a, b):
     def codegen(context, builder, signature, args):
         return builder.fadd(*args)
+
+    return VECTOR(VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def sub(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.fsub(*args)
 
     return VECTOR(VECTOR, VECTOR), codegen
 
