@@ -62,7 +62,7 @@ M, ALPHA, POINTS = 4, 6, 36  # output tile, input tile, products
 WIDTH = max(LANES, MR)  # filters of a panel
 TILES = NR * LANES  # of a block
 ROW = M * TILES + 2 * LANES  # of a scratch row: the pixels of a block's tiles, and what a last vector reads beyond
-GROUP_BYTES = 2 * ISA.cache_block  # of V, for each thread
+GROUP_BYTES = 4 * ISA.cache_block  # of V, for each thread
 
 # Scratch of one thread: raw and transformed rows of a strip of tiles, filters, products, half-transformed outputs
 RAW, ROWS, FILTERS = 0, ALPHA * ROW, 2 * ALPHA * ROW
@@ -362,10 +362,10 @@ def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, work, s
 
 @kernel
 def _inputs(x, v, work, scratch, strips, begins, first, blocks, g, thread, threads):
-    """One thread's share of V of a group: (block, channel) pairs."""
+    """One thread's share of V of a group: (channel, block) pairs."""
     begin, end = share(blocks * g.c, thread, threads)
     for i in range(begin, end):
-        block, c = i // g.c, i % g.c
+        c, block = i // blocks, i % blocks
         for s in range(begins[first + block], begins[first + block + 1]):
             plane = (strips[s, IMAGE] * g.c + c) * g.h * g.w
             _transform_strip(x, plane, strips[s], work, scratch, v, block * g.v_block + c * TILES, g)
