@@ -62,6 +62,8 @@ M, ALPHA, POINTS = 4, 6, 36  # output tile, input tile, products
 WIDTH = max(LANES, MR)  # filters of a panel
 TILES = NR * LANES  # of a block
 ROW = M * TILES + 2 * LANES  # of a scratch row: the pixels of a block's tiles, and what a last vector reads beyond
+ERROR_FACTOR = 10.0
+MARGIN = 0.8  # of direct's cost, below which Winograd is chosen
 GROUP_BYTES = 4 * ISA.cache_block  # of V, for each thread
 
 # Scratch of one thread: raw and transformed rows of a strip of tiles, filters, products, half-transformed outputs
@@ -505,6 +507,25 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
     return run
 
 
+def cost(problem: Problem) -> tuple[float, float]:
+    """Vector operations of F(4x4,3x3) and of direct convolution, in multiples of one FMA; a model, not a promise.
+
+    The weights of the terms were measured on Zen 4 and are ratios, so they carry over to other widths.
+    """
+    table, _ = strips(problem)
+    tiles, strided = int(table[:, COUNT].sum()), problem.dilation != (1, 1)
+    vectors, filters = -(-tiles // LANES), -(-problem.k // MR) * MR
+    products = POINTS * filters * problem.c * vectors
+    transforms = (
+        problem.c * (-(-problem.k // WIDTH)) * WIDTH / LANES * 250
+        + problem.c * float((-(-table[:, COUNT] // LANES) * 380 + 100 + 200 * strided).sum())
+        + problem.k * vectors * (550 + 400 * strided)
+    )
+    (p, q), (pad_h, pad_w) = problem.output, problem.padding
+    pixels = problem.images * -(-p * (q + max(0, pad_w)) // LANES)
+    return products + transforms, 1.1 * 9 * filters * problem.c * pixels
+
+
 def supports(case: Case) -> str:
     """ "" when it can, otherwise the reason."""
     if reason := reason_against(case):
@@ -526,6 +547,11 @@ def build(case: Case) -> Kernel:
     return Kernel(run, "F(4x4,3x3)", exact=False, error_factor=ERROR_FACTOR)
 
 
-ERROR_FACTOR = 10.0
+def pays(case: Case) -> bool:
+    """Whether a supported case is clearly cheaper this way than direct."""
+    lowered = lower(case)
+    ours, direct = cost(Problem.of(lowered.spec, lowered.pass_))
+    return ours < MARGIN * direct
+
 
 IMPLEMENTATION = Implementation("numba.winograd", supports, build, "3x3 stride 1 as F(4x4,3x3), any dilation")
