@@ -28,14 +28,15 @@ Zhang, Lo, Lu: High Performance Depthwise and Pointwise Convolutions on Mobile D
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
-from numba import prange
+from numba import get_num_threads, prange
 
 from convbench.plugin import Case, ConvSpec, Kernel
+from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.simd import (
@@ -218,21 +219,24 @@ def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g):
 
 
 @kernel
-def _phases(i, x, w, y, bias, taps, phases, g):
-    """Output plane number i, all its phases."""
-    image, k = i // g.y_planes, i % g.y_planes
-    source = image * g.x_planes + k * g.up // g.down
-    for n in range(phases.shape[0]):
-        depthwise_plane(source, k, x, w, y, i * g.y_plane + phases[n, OUT_FIRST], bias, taps, phases[n], g)
+def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
+    """One thread's share of the output planes, all their phases."""
+    g = record(Planes, g_at)
+    begin, end = share(g.images * g.y_planes, thread, threads)
+    for i in range(begin, end):
+        image, k = i // g.y_planes, i % g.y_planes
+        source = image * g.x_planes + k * g.up // g.down
+        for n in range(phases.shape[0]):
+            depthwise_plane(source, k, x, w, y, i * g.y_plane + phases[n, OUT_FIRST], bias, taps, phases[n], g)
 
 
 @parallel_kernel
-def convolve(x, w, y, bias, taps, phases, g, threads):
-    """Flat float32 arrays. taps: [T, 4] eh, ew, plane of x, offset in the plane's weights; planes shared out evenly."""
+def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
+    """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly."""
+    x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
+    taps, phases = table(taps_at, taps_count, 4), table(phases_at, phases_count, 10)
     for t in prange(threads):
-        begin, end = share(g.images * g.y_planes, t, threads)
-        for i in range(begin, end):
-            _phases(i, x, w, y, bias, taps, phases, g)
+        _convolve_share(x, w, y, bias, taps, phases, g_at, t, threads)
 
 
 # Weight gradient --------------------------------------------------------------------------------
@@ -290,9 +294,9 @@ def _gradient_3x3(x, xi, height, width, dy, di, rows, cols, stride_h, stride_w, 
 
 
 @kernel
-def _gradient_plane(k, x, dy, dw, taps, geometry, g):
-    """All taps of filter k over all images. g: the forward's planes; geometry: rows, cols, strides, method."""
-    rows, cols, stride_h, stride_w, method = geometry
+def _gradient_plane(k, x, dy, dw, taps, f, g):
+    """All taps of filter k over all images."""
+    rows, cols, stride_h, stride_w, method = f[ROWS], f[COLS], f[STRIDE_H], f[STRIDE_W], f[METHOD]
     plane, count = g.height * g.width, taps.shape[0]
     dw[k * count : (k + 1) * count] = 0.0
     for n in range(g.images):
@@ -306,16 +310,38 @@ def _gradient_plane(k, x, dy, dw, taps, geometry, g):
                                                    taps[t, 0], taps[t, 1])  # fmt: skip
 
 
+@kernel
+def _gradient_share(x, dy, dw, taps, f, g_at, thread, threads):
+    """One thread's share of the filters. f, g: the forward's phase and planes."""
+    g = record(Planes, g_at)
+    begin, end = share(g.y_planes, thread, threads)
+    for k in range(begin, end):
+        _gradient_plane(k, x, dy, dw, taps, f, g)
+
+
 @parallel_kernel
-def convolve_weights(x, dy, dw, taps, geometry, g, threads):
-    """Filters shared out evenly: each is summed by one thread in one order."""
+def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
+    """Addresses as in convolve. Filters shared out evenly: each is summed by one thread in one order."""
+    x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
+    taps, phases = table(taps_at, taps_count, 4), table(phases_at, phases_count, 10)
     for t in prange(threads):
-        begin, end = share(g.y_planes, t, threads)
-        for k in range(begin, end):
-            _gradient_plane(k, x, dy, dw, taps, geometry, g)
+        _gradient_share(x, dy, dw, taps, phases[0], g_at, t, threads)
 
 
 # From cases to tables ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a kernel walks by: taps [T, 4] eh, ew, plane of x, offset in the plane's weights; phases [F, 10]; planes."""
+
+    taps: np.ndarray
+    phases: np.ndarray
+    planes: Planes
+
+    def addresses(self) -> Addresses:
+        """Arguments of a kernel."""
+        return addresses(self.taps, len(self.taps), self.phases, len(self.phases), integers_of(self.planes))
 
 
 def _method(spec: ConvSpec) -> int:
@@ -324,8 +350,8 @@ def _method(spec: ConvSpec) -> int:
     return {(1, 1): ROLLING, (2, 2): STRIDE2}.get(spec.stride, ANY)
 
 
-def forward_tables(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, Planes]:
-    """taps, phases (one) and planes of the forward pass."""
+def forward_tables(spec: ConvSpec) -> Tables:
+    """Of the forward pass, one phase."""
     taps = [
         (r * spec.dilation[0] - spec.padding[0], s * spec.dilation[1] - spec.padding[1], 0, r * spec.s + s)
         for r in range(spec.r)
@@ -333,7 +359,7 @@ def forward_tables(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, Planes]:
     ]
     phase = (0, len(taps), spec.p, spec.q, 0, spec.q, 1, *spec.stride, _method(spec))
     planes = Planes(spec.n, spec.c, spec.h, spec.w, spec.k, spec.p * spec.q, 1, spec.k // spec.c, spec.r * spec.s)
-    return np.array(taps, np.int64), np.array([phase], np.int64), planes
+    return Tables(np.array(taps, np.int64), np.array([phase], np.int64), planes)
 
 
 def _hits(axis: int, first: int, spec: ConvSpec) -> list[tuple[int, int]]:
@@ -343,8 +369,8 @@ def _hits(axis: int, first: int, spec: ConvSpec) -> list[tuple[int, int]]:
     return [(tap, start // stride) for tap, start in starts if start % stride == 0]
 
 
-def gradient_tables(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, Planes]:
-    """taps, phases (stride_h x stride_w) and planes of the data gradient: x is dy, y is dx."""
+def gradient_tables(spec: ConvSpec) -> Tables:
+    """Of the data gradient, stride_h x stride_w phases: x is dy, y is dx."""
     multiplier = spec.k // spec.c
     taps: list[tuple[int, ...]] = []
     phases: list[tuple[int, ...]] = []
@@ -365,34 +391,28 @@ def gradient_tables(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, Planes]:
     planes = Planes(
         spec.n, spec.k, spec.p, spec.q, spec.c, spec.h * spec.w, multiplier, 1, multiplier * spec.r * spec.s
     )
-    return np.array(taps, np.int64).reshape(-1, 4), np.array(phases, np.int64), planes
+    return Tables(np.array(taps, np.int64).reshape(-1, 4), np.array(phases, np.int64), planes)
 
 
-def flat(tensor: torch.Tensor) -> np.ndarray:
-    """A contiguous view or copy as one dimension."""
-    return tensor.contiguous().view(-1).numpy()
-
-
-def _convolution(tables: tuple[np.ndarray, np.ndarray, Planes], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    no_bias = np.zeros(tables[2].y_planes, np.float32)
+def _convolution(tables: Tables, shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
+    no_bias, constants = torch.zeros(tables.planes.y_planes), tables.addresses()
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y = torch.empty(shape)
-        added = no_bias if bias is None else flat(bias)
-        convolve(flat(x), flat(w), y.view(-1).numpy(), added, *tables, numba.get_num_threads())
+        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), torch.empty(shape)
+        operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr())
+        convolve(*operands, *constants, get_num_threads())
         return y
 
     return run
 
 
-def _weight_gradient(spec: ConvSpec, shape: tuple[int, ...], exchanged: bool) -> Callable[..., torch.Tensor]:
-    taps, _, planes = forward_tables(spec)
-    geometry = (spec.p, spec.q, *spec.stride, _method(spec))
+def _weight_gradient(tables: Tables, shape: tuple[int, ...], exchanged: bool) -> Callable[..., torch.Tensor]:
+    constants = tables.addresses()
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-        dw = torch.empty(shape)
+        dw, x, dy = torch.empty(shape), dense(x), dense(dy)
         x, dy = (dy, x) if exchanged else (x, dy)
-        convolve_weights(flat(x), flat(dy), dw.view(-1).numpy(), taps, geometry, planes, numba.get_num_threads())
+        convolve_weights(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), *constants, get_num_threads())
         return dw
 
     return run
@@ -416,7 +436,7 @@ def build(case: Case) -> Kernel:
     spec = lowered.spec
     name: dict[Any, str] = {ROLLING: "depthwise_rolling", STRIDE2: "depthwise_stride2", ANY: "depthwise_rows"}
     if lowered.pass_ == "weight_gradient":
-        return Kernel(_weight_gradient(spec, shape, lowered.exchanged), "depthwise_weights")
+        return Kernel(_weight_gradient(forward_tables(spec), shape, lowered.exchanged), "depthwise_weights")
     tables = forward_tables(spec) if lowered.pass_ == "forward" else gradient_tables(spec)
-    algorithm = name[int(tables[1][0, METHOD])] if len(tables[1]) == 1 else "depthwise_phases"
+    algorithm = name[int(tables.phases[0, METHOD])] if len(tables.phases) == 1 else "depthwise_phases"
     return Kernel(_convolution(tables, shape), algorithm)

@@ -25,6 +25,7 @@ Zhang, Lo, Lu: High Performance Depthwise and Pointwise Convolutions on Mobile D
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,9 +34,10 @@ from numba import get_num_threads, prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 from convbench_kernels.numba_cpu import pair
-from convbench_kernels.numba_cpu.depthwise import ROWS, depthwise_plane, forward_tables
+from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
+from convbench_kernels.numba_cpu.depthwise import ROWS, Planes, depthwise_plane, forward_tables
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.pack import flat, workspace
+from convbench_kernels.numba_cpu.pack import workspace
 from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_rows, tile_store
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
@@ -65,7 +67,7 @@ class Sizes(NamedTuple):
 def _pack_last(w, work, g):
     """The filters of the last, partial panel side by side, zeros beyond K; whole panels are read in place."""
     first = g.panels * MR - MR
-    for c in range(g.c):
+    for c in range(g.c if g.k % MR else 0):
         for m in range(MR):
             work[c * MR + m] = w[(first + m) * g.c + c] if first + m < g.k else np.float32(0.0)
 
@@ -138,17 +140,26 @@ def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phas
     _multiply(w2, last, work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
 
 
+@kernel
+def _share(x, w1, w2, y, bias, zero, work, taps, phase, planes_at, g_at, thread, threads):
+    """One thread's share of the blocks of rows."""
+    g, planes = record(Sizes, g_at), record(Planes, planes_at)
+    panel = g.w_size + thread * g.per_thread
+    begin, end = share(g.images * g.blocks, thread, threads)
+    for i in range(begin, end):
+        _block(i // g.blocks, i % g.blocks, x, w1, w2, work, y, bias, zero, work, panel, taps, phase, planes, g)
+
+
 @parallel_kernel
-def convolve(x, w1, w2, y, bias, zero, work, taps, phase, planes, g, threads):
-    """Flat float32 arrays; blocks of rows shared out evenly."""
-    if g.k % MR:
-        _pack_last(w2, work, g)
-    last = work[: g.c * MR]
+def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_count, phases_at, phases_count,
+             planes_at, g_at, threads):  # fmt: skip
+    """Addresses: float32 x, weights, y, bias, zeros, workspace; tables. Blocks of rows shared out evenly."""
+    x, w1, w2, y, bias = floats(x_at), floats(w1_at), floats(w2_at), floats(y_at), floats(bias_at)
+    zero, work = floats(zero_at), floats(work_at)
+    taps, phase = table(taps_at, taps_count, 4), table(phases_at, phases_count, 10)[0]
+    _pack_last(w2, work, record(Sizes, g_at))
     for t in prange(threads):
-        begin, end = share(g.images * g.blocks, t, threads)
-        for i in range(begin, end):
-            panel = g.w_size + t * g.per_thread
-            _block(i // g.blocks, i % g.blocks, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g)
+        _share(x, w1, w2, y, bias, zero, work, taps, phase, planes_at, g_at, t, threads)
 
 
 def sizes(spec: ConvSpec, threads: int) -> Sizes:
@@ -171,20 +182,25 @@ def sizes(spec: ConvSpec, threads: int) -> Sizes:
 
 def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
     """run(x, w_depthwise, w_pointwise, bias=None) -> y."""
-    taps, phases, planes = forward_tables(spec.depthwise())
-    zero = np.zeros(spec.c, np.float32)
+    tables = forward_tables(spec.depthwise())
     padded = -(-spec.k // MR) * MR
-    no_bias, shape = np.zeros(padded, np.float32), spec.y_shape
-    by_threads: dict[int, Sizes] = {}
+    zero, no_bias, shape, constants = torch.zeros(spec.c), torch.zeros(padded), spec.y_shape, tables.addresses()
+
+    @cache
+    def sized(threads: int) -> tuple[int, Addresses]:
+        g = sizes(spec, threads)
+        return g.w_size + threads * g.per_thread, addresses(integers_of(g))
 
     def run(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y, threads, start = torch.empty(shape), get_num_threads(), no_bias
-        g = by_threads.get(threads) or by_threads.setdefault(threads, sizes(spec, threads))
+        x, w1, w2, y, start = dense(x), dense(w1), dense(w2), torch.empty(shape), no_bias
+        threads = get_num_threads()
+        size, g = sized(threads)
         if bias is not None:
-            start = np.zeros(padded, np.float32)
-            start[: spec.k] = flat(bias)
-        work = workspace(g.w_size + threads * g.per_thread)
-        convolve(flat(x), flat(w1), flat(w2), flat(y), start, zero, work, taps, phases[0], planes, g, threads)
+            start = torch.zeros(padded)
+            start[: spec.k] = bias
+        work = workspace(size)
+        convolve(x.data_ptr(), w1.data_ptr(), w2.data_ptr(), y.data_ptr(), start.data_ptr(), zero.data_ptr(),
+                 work.data_ptr(), *constants, *g, threads)  # fmt: skip
         return y
 
     return run

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convbench.plugin import ConvSpec
+from convbench_kernels.numba_cpu.arguments import Addresses, addresses, integers_of
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
 
@@ -100,6 +101,7 @@ class Geometry(NamedTuple):
     panels: int  # of MR filters
     panel_block: int  # panels kept in L2 while pixels stream by
     # x as it is
+    x_size: int
     h: int
     w: int
     stride_h: int
@@ -142,6 +144,10 @@ class Plan:
 
     def size(self, threads: int) -> int:
         return self.fixed + threads * self.geometry.panel_size
+
+    def addresses(self) -> Addresses:
+        """taps and their count, phases and their count, geometry: arguments of a kernel."""
+        return addresses(self.taps, len(self.taps), self.phases, len(self.phases), integers_of(self.geometry))
 
 
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
@@ -208,7 +214,7 @@ def plan(t: Taps) -> Plan:
         images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
         pack_w=pack_w, w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
         panels=panels, panel_block=panel_block,
-        h=h, w=w, stride_h=sh, stride_w=sw,
+        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
         pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
         top=up, rows=rows, width=width, pitch=pitch, lead=lead,
         p=p, q=q, vectors=vectors, row_vectors=row_vectors,

@@ -33,9 +33,10 @@ import numpy as np
 import torch
 from numba import get_num_threads, prange
 
-from convbench_kernels.numba_cpu.geometry import Taps, plan
+from convbench_kernels.numba_cpu.arguments import dense, floats, record, table
+from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.pack import flat, pack_panel, pack_plane, unpack_row, workspace
+from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
     load_range,
     store,
@@ -212,8 +213,9 @@ def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, count
 
 
 @kernel
-def _compute(x, w, y, bias, work, taps, g, first_image, images, thread, threads):
+def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threads):
     """One thread's share of a block of images. bias has groups * panels * MR entries."""
+    g = record(Geometry, g_at)
     tiles = -(-g.vectors // NR)
     per_image = tiles * g.panels
     at, end = share(images * g.groups * per_image, thread, threads)
@@ -237,7 +239,7 @@ def _compute(x, w, y, bias, work, taps, g, first_image, images, thread, threads)
         source, x_plane = (work, g.x_plane) if g.pack_x else (x, g.x_plane)
         xi = g.x_at if g.pack_x else first_image * g.groups * g.c * x_plane
         xi += (image * g.groups + group) * g.c * x_plane + pixel
-        if not g.pack_x and xi + (g.c - 1) * x_plane + vectors * LANES > x.size:
+        if not g.pack_x and xi + (g.c - 1) * x_plane + vectors * LANES > g.x_size:
             _copy_tail(x, xi, x_plane, g.p * g.q - pixel, vectors, work, copy_at, g.c)
             source, xi, x_plane = work, copy_at, ROW
 
@@ -255,8 +257,9 @@ def _compute(x, w, y, bias, work, taps, g, first_image, images, thread, threads)
 
 
 @kernel
-def _pack(x, w, work, taps, phases, g, first_image, images, thread, threads):
+def _pack(x, w, work, taps, phases, g_at, first_image, images, thread, threads):
     """One thread's share of packing: weights before the first block of images, and that block."""
+    g = record(Geometry, g_at)
     if g.pack_w and first_image == 0:
         begin, end = share(g.groups * g.panels, thread, threads)
         size = g.c * taps.shape[0] * MR
@@ -275,15 +278,18 @@ def _pack(x, w, work, taps, phases, g, first_image, images, thread, threads):
 
 
 @parallel_kernel
-def convolve(x, w, y, bias, work, taps, phases, g, threads):
-    """Flat float32 arrays; taps, phases and g as in geometry.Plan, work of Plan.size(threads)."""
+def convolve(x_at, w_at, y_at, bias_at, work_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
+    """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan."""
+    g = record(Geometry, g_at)
+    x, w, y, bias, work = floats(x_at), floats(w_at), floats(y_at), floats(bias_at), floats(work_at)
+    taps, phases = table(taps_at, taps_count, 4), table(phases_at, phases_count, 2)
     for first in range(0, g.images, g.block):
         images = min(g.block, g.images - first)
         if g.pack_x or (g.pack_w and first == 0):
             for t in prange(threads):
-                _pack(x, w, work, taps, phases, g, first, images, t, threads)
+                _pack(x, w, work, taps, phases, g_at, first, images, t, threads)
         for t in prange(threads):
-            _compute(x, w, y, bias, work, taps, g, first, images, t, threads)
+            _compute(x, w, y, bias, work, taps, g_at, first, images, t, threads)
 
 
 def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
@@ -294,21 +300,21 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     plans = [plan(t) for t in passes]
     first = plans[0].geometry
     padded = (first.groups, first.panels * MR)
-    no_bias = np.zeros(padded, np.float32).reshape(-1)
+    no_bias = torch.zeros(padded)
     size = max(p.size(1) for p in plans)
     per_thread = max(p.geometry.panel_size for p in plans)
+    tables = [p.addresses() for p in plans]
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y, threads = torch.empty(shape), get_num_threads()
-        start = no_bias
+        y, threads, start = torch.empty(shape), get_num_threads(), no_bias
         if bias is not None:
-            start = np.zeros(padded, np.float32)
-            start[:, : first.k] = flat(bias).reshape(first.groups, first.k)
-            start = start.reshape(-1)
+            start = torch.zeros(padded)
+            start[:, : first.k] = dense(bias).view(first.groups, first.k)
+        x, w = dense(x), dense(w)
         work = workspace(size + (threads - 1) * per_thread)
-        x_, w_, y_ = flat(x), flat(w), flat(y)
-        for p in plans:
-            convolve(x_, w_, y_, start, work, p.taps, p.phases, p.geometry, threads)
+        operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), start.data_ptr(), work.data_ptr())
+        for constants in tables:
+            convolve(*operands, *constants, threads)
         return y
 
     return run

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
 import torch
 
 from convbench_kernels.numba_cpu.jit import inline_kernel
@@ -29,17 +28,12 @@ from convbench_kernels.numba_cpu.tiles import LANES, MR
 _kept = threading.local()
 
 
-def workspace(size: int) -> np.ndarray:
+def workspace(size: int) -> torch.Tensor:
     """At least `size` float32, this thread's own, kept between calls: fresh pages would cost faults every call."""
     kept = getattr(_kept, "buffer", None)
-    if kept is None or kept.size < size:
-        kept = _kept.buffer = torch.empty(size, dtype=torch.float32).numpy()
+    if kept is None or kept.numel() < size:
+        kept = _kept.buffer = torch.empty(size, dtype=torch.float32)
     return kept
-
-
-def flat(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's elements in order as a one-dimensional array, without a copy where it is contiguous."""
-    return tensor.detach().contiguous().view(-1).numpy()
 
 
 @inline_kernel

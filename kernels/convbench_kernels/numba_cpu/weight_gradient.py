@@ -32,9 +32,19 @@ import numpy as np
 import torch
 from numba import get_num_threads, prange
 
+from convbench_kernels.numba_cpu.arguments import (
+    Addresses,
+    addresses,
+    dense,
+    floats,
+    integers,
+    integers_of,
+    record,
+    table,
+)
 from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.pack import flat, pack_plane, workspace
+from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.simd import offsets, tile_fma_rows, tile_load, tile_store, tile_zero, transpose
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
@@ -82,6 +92,11 @@ class ReductionPlan:
     def size(self, threads: int) -> int:
         """Workspace elements."""
         return self.reduction.sums_at + (self.tiles if self.reduction.visits else threads * TOGETHER) * TILE
+
+    def addresses(self) -> Addresses:
+        """Arguments of reduce_pixels."""
+        g, r = integers_of(self.geometry), integers_of(self.reduction)
+        return addresses(self.phases, len(self.phases), g, self.row_x, self.row_w, len(self.row_x), self.pixel_x, r)
 
 
 def plan_reduction(t: Taps) -> ReductionPlan:
@@ -160,8 +175,9 @@ def _transpose(dy, first, work, at, m, stop, r):
 
 
 @kernel
-def _pack(x, dy, work, phases, g, r, first_image, images, thread, threads):
+def _pack(x, dy, work, phases, g_at, r_at, first_image, images, thread, threads):
     """One thread's share of a block of images: x padded, dy transposed."""
+    g, r = record(Geometry, g_at), record(Reduction, r_at)
     pieces = -(-r.pixels // LANES)
     begin, end = share(images * r.groups * pieces, thread, threads)
     for i in range(begin, end):
@@ -193,8 +209,9 @@ def _write(work, at, dw, first, filters, rows, row, row_w, r):
 
 
 @kernel
-def _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first_image, images, thread, threads):
+def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images, thread, threads):
     """One thread's tiles, in order (group, columns of filters, rows), over a block of images."""
+    g, r = record(Geometry, g_at), record(Reduction, r_at)
     panels = r.rows // MR
     at_tile, end = share(r.groups * r.k_tiles * panels, thread, threads)
     source, xi = (work, 0) if g.pack_x else (x, first_image * r.x_image)
@@ -229,26 +246,31 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first_image, images, threa
 
 
 @parallel_kernel
-def reduce_pixels(x, dy, dw, work, phases, row_x, row_w, pixel_x, g, r, threads):
-    """Flat float32 x, dy, dw; the rest as in ReductionPlan."""
+def reduce_pixels(x_at, dy_at, dw_at, work_at, phases_at, phases_count, g_at, row_x_at, row_w_at, rows,
+                  pixel_x_at, r_at, threads):  # fmt: skip
+    """Addresses: float32 x, dy, dw, workspace; the rest as in ReductionPlan."""
+    r = record(Reduction, r_at)
+    x, dy, dw, work = floats(x_at), floats(dy_at), floats(dw_at), floats(work_at)
+    phases, row_x, row_w = table(phases_at, phases_count, 2), integers(row_x_at, rows), integers(row_w_at, rows)
+    pixel_x = integers(pixel_x_at, r.block * r.pixels)
     for first in range(0, r.images, r.block):
         images = min(r.block, r.images - first)
         for t in prange(threads):
-            _pack(x, dy, work, phases, g, r, first, images, t, threads)
+            _pack(x, dy, work, phases, g_at, r_at, first, images, t, threads)
         for t in prange(threads):
-            _reduce(x, work, dw, row_x, row_w, pixel_x, g, r, first, images, t, threads)
+            _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first, images, t, threads)
 
 
 def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """run(x, dy) -> dw of `shape`, for the forward pass `t`."""
     chosen = plan_reduction(t)
-    tables = (chosen.phases, chosen.row_x, chosen.row_w, chosen.pixel_x, chosen.geometry, chosen.reduction)
+    constants = chosen.addresses()
     allocate = torch.zeros if chosen.partial else torch.empty
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-        dw = allocate(shape)
-        threads = get_num_threads()
-        reduce_pixels(flat(x), flat(dy), flat(dw), workspace(chosen.size(threads)), *tables, threads)
+        dw, x, dy, threads = allocate(shape), dense(x), dense(dy), get_num_threads()
+        work = workspace(chosen.size(threads))
+        reduce_pixels(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), work.data_ptr(), *constants, threads)
         return dw
 
     return run

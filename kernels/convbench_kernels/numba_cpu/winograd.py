@@ -34,11 +34,21 @@ import torch
 from numba import get_num_threads, prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel, Pass
+from convbench_kernels.numba_cpu.arguments import (
+    Addresses,
+    addresses,
+    dense,
+    floats,
+    integers,
+    integers_of,
+    record,
+    table,
+)
 from convbench_kernels.numba_cpu.depthwise import valid_lanes
 from convbench_kernels.numba_cpu.direct import reason_against
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.lowering import lower
-from convbench_kernels.numba_cpu.pack import flat, pack_row, unpack_row, workspace
+from convbench_kernels.numba_cpu.pack import pack_row, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
     add,
     broadcast,
@@ -100,6 +110,9 @@ class Sizes(NamedTuple):
     u_panel: int
     v_plane: int
     v_block: int
+    v_at: int  # in the workspace, behind the threads' scratch
+    u_at: int
+    work: int  # elements of the workspace
 
 
 @inline_kernel
@@ -166,9 +179,7 @@ def _gather_filters(w, wi, rows, channels, work, at, g):
 def _transform_filter(work, at, rotate, u, ui, plane):
     """U of one channel of LANES filters."""
     first, step = (at + 8 * LANES, -LANES) if rotate else (at, LANES)
-    a0, a1, a2, a3, a4, a5 = _filter6(
-        load(work, first), load(work, first + 3 * step), load(work, first + 6 * step)
-    )
+    a0, a1, a2, a3, a4, a5 = _filter6(load(work, first), load(work, first + 3 * step), load(work, first + 6 * step))
     b0, b1, b2, b3, b4, b5 = _filter6(
         load(work, first + step), load(work, first + 4 * step), load(work, first + 7 * step)
     )
@@ -363,8 +374,9 @@ def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, work, s
 
 
 @kernel
-def _inputs(x, v, work, scratch, strips, begins, first, blocks, g, thread, threads):
+def _inputs(x, v, work, scratch, strips, begins, first, blocks, g_at, thread, threads):
     """One thread's share of V of a group: (channel, block) pairs."""
+    g = record(Sizes, g_at)
     begin, end = share(blocks * g.c, thread, threads)
     for i in range(begin, end):
         c, block = i // blocks, i % blocks
@@ -374,8 +386,9 @@ def _inputs(x, v, work, scratch, strips, begins, first, blocks, g, thread, threa
 
 
 @kernel
-def _outputs(w, u, v, y, bias, work, scratch, strips, begins, first, blocks, g, thread, threads):
+def _outputs(w, u, v, y, bias, work, scratch, strips, begins, first, blocks, g_at, thread, threads):
     """One thread's share of a group's products: (panel, block) pairs."""
+    g = record(Sizes, g_at)
     begin, end = share(g.panels * blocks, thread, threads)
     made = -1
     for i in range(begin, end):
@@ -391,24 +404,30 @@ def _outputs(w, u, v, y, bias, work, scratch, strips, begins, first, blocks, g, 
 
 
 @kernel
-def _filters(w, u, work, scratch, g, thread, threads):
+def _filters(w, u, work, scratch, g_at, thread, threads):
     """One thread's share of U of all panels."""
+    g = record(Sizes, g_at)
     begin, end = share(g.panels, thread, threads)
     for panel in range(begin, end):
         _transform_filters(w, panel, u, panel * g.u_panel, work, scratch, g)
 
 
 @parallel_kernel
-def convolve(x, w, u, v, y, bias, work, strips, begins, g, make_u, threads):
-    """Flat float32 arrays; strips and begins as in `strips()`."""
+def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_at, threads):
+    """Addresses: float32 x, w, y, bias, workspace; strips and begins as in `strips()`, g as in Sizes."""
+    g = record(Sizes, g_at)
+    x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
+    work, v, u = floats(work_at), floats(work_at + 4 * g.v_at), floats(work_at + 4 * g.u_at)
+    strips, begins = table(strips_at, rows, 8), integers(begins_at, g.blocks + 1)
+    keep_u = g.keep_u
     for first in range(0, g.blocks, g.group):
         blocks = min(g.group, g.blocks - first)
         for t in prange(threads):
-            if make_u and first == 0:
-                _filters(w, u, work, t * SCRATCH, g, t, threads)
-            _inputs(x, v, work, t * SCRATCH, strips, begins, first, blocks, g, t, threads)
+            if keep_u and first == 0:
+                _filters(w, u, work, t * SCRATCH, g_at, t, threads)
+            _inputs(x, v, work, t * SCRATCH, strips, begins, first, blocks, g_at, t, threads)
         for t in prange(threads):
-            _outputs(w, u, v, y, bias, work, t * SCRATCH, strips, begins, first, blocks, g, t, threads)
+            _outputs(w, u, v, y, bias, work, t * SCRATCH, strips, begins, first, blocks, g_at, t, threads)
 
 
 # Planning ----------------------------------------------------------------------------------------
@@ -474,34 +493,37 @@ def sizes(problem: Problem, tiles: int, threads: int) -> Sizes:
     blocks = -(-tiles // TILES)
     v_plane, u_plane = problem.c * TILES + LANES, problem.c * WIDTH + LANES
     group = min(blocks, max(threads, threads * GROUP_BYTES // (4 * POINTS * v_plane)))
+    panels, keep_u = -(-problem.k // WIDTH), group < blocks
+    v_at, u_at = threads * SCRATCH, threads * SCRATCH + group * POINTS * v_plane
     return Sizes(
         c=problem.c, k=problem.k, h=problem.source[0], w=problem.source[1],
         dilation_h=problem.dilation[0], dilation_w=problem.dilation[1],
         y_row=problem.output[1], y_plane=problem.output[0] * problem.output[1],
         w_row=problem.w_row, w_channel=problem.w_channel, rotate=int(problem.rotate),
-        tiles=tiles, blocks=blocks, group=group, panels=-(-problem.k // WIDTH), keep_u=int(group < blocks),
+        tiles=tiles, blocks=blocks, group=group, panels=panels, keep_u=int(keep_u),
         u_plane=u_plane, u_panel=POINTS * u_plane, v_plane=v_plane, v_block=POINTS * v_plane,
+        v_at=v_at, u_at=u_at, work=u_at + (panels if keep_u else threads) * POINTS * u_plane,
     )  # fmt: skip
 
 
 def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
     """run(x, w, bias=None) -> y (images, K, P, Q)."""
-    table, begins = strips(problem)
-    tiles, shape = int(table[:, COUNT].sum()), (problem.images, problem.k, *problem.output)
-    no_bias = np.zeros(problem.k, np.float32)
+    table_, begins = strips(problem)
+    tiles, shape = int(table_[:, COUNT].sum()), (problem.images, problem.k, *problem.output)
+    no_bias = torch.zeros(problem.k)
 
     @cache
-    def sized(threads: int) -> Sizes:
-        return sizes(problem, tiles, threads)
+    def sized(threads: int) -> tuple[int, Addresses]:
+        g = sizes(problem, tiles, threads)
+        return g.work, addresses(table_, len(table_), begins, integers_of(g))
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        x, w, bias = dense(x), dense(w), no_bias if bias is None else dense(bias)
         y, threads = torch.empty(shape), get_num_threads()
-        g = sized(threads)
-        u_size, v_size = (g.panels if g.keep_u else threads) * g.u_panel, g.group * g.v_block
-        work = workspace(u_size + v_size + threads * SCRATCH)
-        u, v, scratch = work[:u_size], work[u_size : u_size + v_size], work[u_size + v_size :]
-        start = no_bias if bias is None else flat(bias)
-        convolve(flat(x), flat(w), u, v, flat(y), start, scratch, table, begins, g, g.keep_u, threads)
+        size, tables = sized(threads)
+        work = workspace(size)
+        convolve(x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr(), work.data_ptr(),
+                 *tables, threads)  # fmt: skip
         return y
 
     return run
@@ -512,16 +534,16 @@ def cost(problem: Problem) -> tuple[float, float]:
 
     The weights of the terms were measured on Zen 4 and are ratios, so they carry over to other widths.
     """
-    table, _ = strips(problem)
-    tiles, strided = int(table[:, COUNT].sum()), problem.dilation != (1, 1)
+    rows, _ = strips(problem)
+    tiles, strided = int(rows[:, COUNT].sum()), problem.dilation != (1, 1)
     vectors, filters = -(-tiles // LANES), -(-problem.k // MR) * MR
     products = POINTS * filters * problem.c * vectors
     transforms = (
         problem.c * (-(-problem.k // WIDTH)) * WIDTH / LANES * 250
-        + problem.c * float((-(-table[:, COUNT] // LANES) * 380 + 100 + 200 * strided).sum())
+        + problem.c * float((-(-rows[:, COUNT] // LANES) * 380 + 100 + 200 * strided).sum())
         + problem.k * vectors * (550 + 400 * strided)
     )
-    (p, q), (pad_h, pad_w) = problem.output, problem.padding
+    (p, q), (_, pad_w) = problem.output, problem.padding
     pixels = problem.images * -(-p * (q + max(0, pad_w)) // LANES)
     return products + transforms, 1.1 * 9 * filters * problem.c * pixels
 
