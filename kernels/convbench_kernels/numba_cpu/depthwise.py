@@ -3,8 +3,8 @@
     y[n, k, a, b] = bias[k] + sum over taps t  w[k, t] * x[n, k/M, a*sh + eh[t], b*sw + ew[t]]
 
 M is the depth multiplier K/C. The vector axis is W: one vector of LANES output columns runs down the rows of a
-plane. Columns that a tap takes from outside the image are masked lanes of its load, rows outside are skipped:
-nothing is padded or copied.
+plane. In 3 x 3, columns that a tap takes from outside the image are masked lanes of its load and rows outside are
+skipped; all other kernels read a zero-padded copy of the plane.
 
     forward          eh = r*dilation - padding, any stride
     data gradient    per output phase (i, j) of the stride a stride-1 sum over the taps that hit it, flipped;
@@ -18,9 +18,10 @@ nothing is padded or copied.
 
 Versions
   1  textbook loops           textbook.py
-  2  vectors along W, taps as masked loads: no borders, any stride and dilation
+  2  vectors along W, taps as masked loads: 5 x 5 ran at a sixth of oneDNN's speed, all time in masks
   3  rolling window for 3 x 3 stride 1 and 2: three loads a row in place of nine
   4  weight gradient with nine accumulators in one pass over x and dy
+  5  all other taps from a zero-padded copy of the plane in L1, four output rows a pass: one load an FMA
 
 Zhang, Lo, Lu: High Performance Depthwise and Pointwise Convolutions on Mobile Devices (arXiv 2001.02504).
 """
@@ -39,8 +40,8 @@ from convbench.plugin import Case, ConvSpec, Kernel
 from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
+from convbench_kernels.numba_cpu.pack import pack_plane
 from convbench_kernels.numba_cpu.simd import (
-    add,
     broadcast,
     fma,
     gather,
@@ -52,6 +53,9 @@ from convbench_kernels.numba_cpu.simd import (
     store,
     store_range,
     sum_lanes,
+    tile_fma_at,
+    tile_get,
+    tile_rows,
 )
 from convbench_kernels.numba_cpu.tiles import LANES
 
@@ -70,9 +74,13 @@ class Planes(NamedTuple):
     w_plane: int  # elements of w that belong to one output plane
 
 
-# Columns of the table of phases: taps[begin:end], output rows and columns, where they go, strides, which loop.
+# Columns of the table of phases: taps[begin:end], output rows and columns, where they go, strides, which loop;
+# the padded copy of x: its first row, rows, columns, pitch, zeros before a row, elements of a stride phase, of all.
 BEGIN, END, ROWS, COLS, OUT_FIRST, OUT_ROW, OUT_STEP, STRIDE_H, STRIDE_W, METHOD = range(10)
-ANY, ROLLING, STRIDE2 = range(3)
+TOP, PADDED_ROWS, WIDTH, PITCH, LEAD, PADDED_PHASE, PADDED = range(10, 17)
+COLUMNS = 17
+PADDED_TAPS, ROLLING, STRIDE2 = range(3)
+TOGETHER = 4  # output rows a pass of the padded loop: as many independent sums as an FMA's latency needs
 
 
 @inline_kernel
@@ -110,21 +118,34 @@ def put(y, at, step, value, count):
 
 
 @kernel
-def plane_any(x, xi, plane, height, width, w, taps, bias, y, yi, rows, cols, f):
-    """One output plane (or phase of one). taps: [T, 4] eh, ew, plane of x, offset in w."""
-    for first in range(0, cols, LANES):
-        count = cols - first
-        for a in range(rows):
-            total = broadcast(bias)
-            for t in range(taps.shape[0]):
-                h = a * f[STRIDE_H] + taps[t, 0]
-                if 0 <= h < height:
-                    offset = first * f[STRIDE_W] + taps[t, 1]
-                    lo, hi = valid_lanes(offset, f[STRIDE_W], width)
-                    if lo < hi:
-                        value = columns(x, xi + taps[t, 2] * plane + h * width + offset, f[STRIDE_W], lo, hi)
-                        total = fma(value, broadcast(w[taps[t, 3]]), total)
-            put(y, yi + a * f[OUT_ROW] + first * f[OUT_STEP], f[OUT_STEP], total, count)
+def pad_plane(x, xi, height, width, planes, f, scratch):
+    """`planes` planes of x side by side, each one zero-padded plane per stride phase (pack.pack_plane)."""
+    for m in range(planes):
+        for i in range(f[STRIDE_H]):
+            for j in range(f[STRIDE_W]):
+                at = m * f[PADDED] + (i * f[STRIDE_W] + j) * f[PADDED_PHASE]
+                pack_plane(x, xi + m * height * width, height, width, f[STRIDE_H], f[STRIDE_W], f[TOP], f[PADDED_ROWS],
+                           f[WIDTH], f[PITCH], f[LEAD], i, j, scratch, at)  # fmt: skip
+
+
+@kernel
+def plane_padded(scratch, w, taps, bias, y, yi, rows, cols, f):
+    """One output plane (or phase of one) from padded planes, any taps: no load needs a mask."""
+    pitch = f[PITCH]
+    for a in range(0, rows, TOGETHER):
+        for first in range(0, cols, LANES):
+            t = tile_rows(1, TOGETHER, bias, 0)
+            for i in range(taps.shape[0]):
+                at = taps[i, 4] + a * pitch + first
+                t = tile_fma_at(t, w, taps[i, 3], 1, scratch, at, (0, pitch, 2 * pitch, 3 * pitch))
+            target, count = yi + a * f[OUT_ROW] + first * f[OUT_STEP], cols - first
+            put(y, target, f[OUT_STEP], tile_get(t, 0, 0), count)
+            if a + 1 < rows:
+                put(y, target + f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 1), count)
+            if a + 2 < rows:
+                put(y, target + 2 * f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 2), count)
+            if a + 3 < rows:
+                put(y, target + 3 * f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 3), count)
 
 
 @inline_kernel
@@ -205,8 +226,8 @@ def plane_stride2(x, xi, height, width, w, taps, bias, y, yi, rows, cols):
 
 
 @kernel
-def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g):
-    """One phase f of output plane k, from x plane number `source` on, to y[yi:]."""
+def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g, scratch):
+    """One phase f of output plane k, from x plane number `source` on, to y[yi:]. scratch: scratch_size elements."""
     height, width = g.height, g.width
     xi, rows, cols = source * height * width, f[ROWS], f[COLS]
     own_w, own = w[k * g.w_plane : (k + 1) * g.w_plane], taps[f[BEGIN] : f[END]]
@@ -215,26 +236,37 @@ def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g):
     elif f[METHOD] == STRIDE2:
         plane_stride2(x, xi, height, width, own_w, own, bias[k], y, yi, rows, cols)
     else:
-        plane_any(x, xi, height * width, height, width, own_w, own, bias[k], y, yi, rows, cols, f)
+        pad_plane(x, xi, height, width, g.up, f, scratch)
+        plane_padded(scratch, own_w, own, bias[k : k + 1], y, yi, rows, cols, f)
+
+
+@inline_kernel
+def scratch_size(phases, g):
+    """Elements of the padded planes of one channel, and what a pass over TOGETHER rows reads beyond."""
+    largest = 0
+    for n in range(phases.shape[0]):
+        largest = max(largest, g.up * phases[n, PADDED] + TOGETHER * phases[n, PITCH] + 2 * LANES)
+    return largest
 
 
 @kernel
 def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
     """One thread's share of the output planes, all their phases."""
     g = record(Planes, g_at)
+    scratch = np.empty(scratch_size(phases, g), np.float32)
     begin, end = share(g.images * g.y_planes, thread, threads)
     for i in range(begin, end):
         image, k = i // g.y_planes, i % g.y_planes
         source = image * g.x_planes + k * g.up // g.down
         for n in range(phases.shape[0]):
-            depthwise_plane(source, k, x, w, y, i * g.y_plane + phases[n, OUT_FIRST], bias, taps, phases[n], g)
+            depthwise_plane(source, k, x, w, y, i * g.y_plane + phases[n, OUT_FIRST], bias, taps, phases[n], g, scratch)
 
 
 @parallel_kernel
 def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly."""
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
-    taps, phases = table(taps_at, taps_count, 4), table(phases_at, phases_count, 10)
+    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, COLUMNS)
     for t in prange(threads):
         _convolve_share(x, w, y, bias, taps, phases, g_at, t, threads)
 
@@ -243,21 +275,29 @@ def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_c
 
 
 @kernel
-def _gradient_any(x, xi, height, width, dy, di, rows, cols, stride_h, stride_w, eh, ew):
-    """Sum of dy[a, b] * x[a*sh + eh, b*sw + ew] over one plane."""
-    even = odd = broadcast(np.float32(0.0))
-    for a in range(rows):
-        h = a * stride_h + eh
-        if 0 <= h < height:
-            for first in range(0, cols, LANES):
-                offset = first * stride_w + ew
-                lo, hi = valid_lanes(offset, stride_w, width)
-                hi = min(hi, cols - first)
-                if lo < hi:
-                    value = columns(x, xi + h * width + offset, stride_w, lo, hi)
-                    upstream = load_range(dy, di + a * cols + first, lo, hi)
-                    even, odd = odd, fma(value, upstream, even)
-    return sum_lanes(add(even, odd))
+def _gradient_padded(scratch, taps, dy, di, rows, cols, pitch, out, at):
+    """All taps of one plane from padded x, added to out: four taps share each load of dy."""
+    zero, count = broadcast(np.float32(0.0)), taps.shape[0]
+    for t in range(0, count, 4):
+        at0, at1 = taps[t, 4], taps[min(t + 1, count - 1), 4]
+        at2, at3 = taps[min(t + 2, count - 1), 4], taps[min(t + 3, count - 1), 4]
+        a0 = a1 = a2 = a3 = zero
+        for first in range(0, cols, LANES):
+            for a in range(rows):
+                d = load_range(dy, di + a * cols + first, 0, cols - first)
+                xi = a * pitch + first
+                live = cols - first
+                a0 = fma(load_range(scratch, at0 + xi, 0, live), d, a0)
+                a1 = fma(load_range(scratch, at1 + xi, 0, live), d, a1)
+                a2 = fma(load_range(scratch, at2 + xi, 0, live), d, a2)
+                a3 = fma(load_range(scratch, at3 + xi, 0, live), d, a3)
+        out[at + t] += sum_lanes(a0)
+        if t + 1 < count:
+            out[at + t + 1] += sum_lanes(a1)
+        if t + 2 < count:
+            out[at + t + 2] += sum_lanes(a2)
+        if t + 3 < count:
+            out[at + t + 3] += sum_lanes(a3)
 
 
 @inline_kernel
@@ -294,38 +334,38 @@ def _gradient_3x3(x, xi, height, width, dy, di, rows, cols, stride_h, stride_w, 
 
 
 @kernel
-def _gradient_plane(k, x, dy, dw, taps, f, g):
+def _gradient_plane(k, x, dy, dw, taps, f, g, scratch):
     """All taps of filter k over all images."""
     rows, cols, stride_h, stride_w, method = f[ROWS], f[COLS], f[STRIDE_H], f[STRIDE_W], f[METHOD]
     plane, count = g.height * g.width, taps.shape[0]
     dw[k * count : (k + 1) * count] = 0.0
     for n in range(g.images):
         xi, di = (n * g.x_planes + k * g.up // g.down) * plane, (n * g.y_planes + k) * g.y_plane
-        if method != ANY:
+        if method != PADDED_TAPS:
             _gradient_3x3(x, xi, g.height, g.width, dy, di, rows, cols, stride_h, stride_w,
                           taps[0, 0], taps[0, 1], dw, k * count)  # fmt: skip
         else:
-            for t in range(count):
-                dw[k * count + t] += _gradient_any(x, xi, g.height, g.width, dy, di, rows, cols, stride_h, stride_w,
-                                                   taps[t, 0], taps[t, 1])  # fmt: skip
+            pad_plane(x, xi, g.height, g.width, 1, f, scratch)
+            _gradient_padded(scratch, taps, dy, di, rows, cols, f[PITCH], dw, k * count)
 
 
 @kernel
-def _gradient_share(x, dy, dw, taps, f, g_at, thread, threads):
+def _gradient_share(x, dy, dw, taps, phases, g_at, thread, threads):
     """One thread's share of the filters. f, g: the forward's phase and planes."""
-    g = record(Planes, g_at)
+    g, f = record(Planes, g_at), phases[0]
+    scratch = np.empty(scratch_size(phases, g), np.float32)
     begin, end = share(g.y_planes, thread, threads)
     for k in range(begin, end):
-        _gradient_plane(k, x, dy, dw, taps, f, g)
+        _gradient_plane(k, x, dy, dw, taps, f, g, scratch)
 
 
 @parallel_kernel
 def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses as in convolve. Filters shared out evenly: each is summed by one thread in one order."""
     x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
-    taps, phases = table(taps_at, taps_count, 4), table(phases_at, phases_count, 10)
+    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, COLUMNS)
     for t in prange(threads):
-        _gradient_share(x, dy, dw, taps, phases[0], g_at, t, threads)
+        _gradient_share(x, dy, dw, taps, phases, g_at, t, threads)
 
 
 # From cases to tables ---------------------------------------------------------------------------
@@ -333,7 +373,8 @@ def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_
 
 @dataclass(frozen=True)
 class Tables:
-    """What a kernel walks by: taps [T, 4] eh, ew, plane of x, offset in the plane's weights; phases [F, 10]; planes."""
+    """What a kernel walks by: taps [T, 5] eh, ew, plane of x, offset in the plane's weights, offset in the padded
+    planes; phases [F, COLUMNS]; planes."""
 
     taps: np.ndarray
     phases: np.ndarray
@@ -346,18 +387,38 @@ class Tables:
 
 def _method(spec: ConvSpec) -> int:
     if (spec.r, spec.s) != (3, 3) or spec.dilation != (1, 1):
-        return ANY
-    return {(1, 1): ROLLING, (2, 2): STRIDE2}.get(spec.stride, ANY)
+        return PADDED_TAPS
+    return {(1, 1): ROLLING, (2, 2): STRIDE2}.get(spec.stride, PADDED_TAPS)
+
+
+def _padded(
+    taps: list[tuple[int, ...]], output: tuple[int, int], stride: tuple[int, int], source: tuple[int, int]
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """The taps with their offsets in the padded planes, and the planes' columns of the table of phases."""
+    (p, q), (sh, sw), width = output, stride, -(-source[1] // stride[1])
+    rows, columns = [t[0] // sh for t in taps] or [0], [t[1] // sw for t in taps] or [0]
+    top, lead = min(rows), max(0, -min(columns))
+    right = max(0, max(columns))
+    count, width = p + max(rows) - top, min(width, q + right)
+    pitch = max(width + lead, q + right)
+    phase = -(-(lead + count * pitch) // 16) * 16
+    size = sh * sw * phase
+    placed = [
+        (*t, t[2] * size + (t[0] % sh * sw + t[1] % sw) * phase + (t[0] // sh - top) * pitch + lead + t[1] // sw)
+        for t in taps
+    ]
+    return placed, (top, count, width, pitch, lead, phase, size)
 
 
 def forward_tables(spec: ConvSpec) -> Tables:
     """Of the forward pass, one phase."""
-    taps = [
+    taps: list[tuple[int, ...]] = [
         (r * spec.dilation[0] - spec.padding[0], s * spec.dilation[1] - spec.padding[1], 0, r * spec.s + s)
         for r in range(spec.r)
         for s in range(spec.s)
     ]
-    phase = (0, len(taps), spec.p, spec.q, 0, spec.q, 1, *spec.stride, _method(spec))
+    taps, padded = _padded(taps, (spec.p, spec.q), spec.stride, (spec.h, spec.w))
+    phase = (0, len(taps), spec.p, spec.q, 0, spec.q, 1, *spec.stride, _method(spec), *padded)
     planes = Planes(spec.n, spec.c, spec.h, spec.w, spec.k, spec.p * spec.q, 1, spec.k // spec.c, spec.r * spec.s)
     return Tables(np.array(taps, np.int64), np.array([phase], np.int64), planes)
 
@@ -378,20 +439,22 @@ def gradient_tables(spec: ConvSpec) -> Tables:
         for j in range(min(spec.stride[1], spec.w)):
             begin = len(taps)
             # Reversed, so that offsets rise and the rolling window's order holds.
-            taps += [
+            hits: list[tuple[int, ...]] = [
                 (eh, ew, m, (m * spec.r + r) * spec.s + s)
                 for m in range(multiplier)
                 for r, eh in reversed(_hits(0, i, spec))
                 for s, ew in reversed(_hits(1, j, spec))
             ]
             rows, cols = -(-(spec.h - i) // spec.stride[0]), -(-(spec.w - j) // spec.stride[1])
-            method = _method(spec) if spec.stride == (1, 1) and multiplier == 1 else ANY
+            method = _method(spec) if spec.stride == (1, 1) and multiplier == 1 else PADDED_TAPS
+            hits, padded = _padded(hits, (rows, cols), (1, 1), (spec.p, spec.q))
+            taps += hits
             phases.append((begin, len(taps), rows, cols, i * spec.w + j, spec.stride[0] * spec.w, spec.stride[1], 1, 1,
-                           method))  # fmt: skip
+                           method, *padded))  # fmt: skip
     planes = Planes(
         spec.n, spec.k, spec.p, spec.q, spec.c, spec.h * spec.w, multiplier, 1, multiplier * spec.r * spec.s
     )
-    return Tables(np.array(taps, np.int64).reshape(-1, 4), np.array(phases, np.int64), planes)
+    return Tables(np.array(taps, np.int64).reshape(-1, 5), np.array(phases, np.int64), planes)
 
 
 def _convolution(tables: Tables, shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
@@ -434,7 +497,7 @@ def build(case: Case) -> Kernel:
     """Kernel for a case that supports() accepts."""
     lowered, shape = lower(case), case.output_shapes[0]
     spec = lowered.spec
-    name: dict[Any, str] = {ROLLING: "depthwise_rolling", STRIDE2: "depthwise_stride2", ANY: "depthwise_rows"}
+    name: dict[Any, str] = {ROLLING: "depthwise_rolling", STRIDE2: "depthwise_stride2", PADDED_TAPS: "depthwise_padded"}
     if lowered.pass_ == "weight_gradient":
         return Kernel(_weight_gradient(forward_tables(spec), shape, lowered.exchanged), "depthwise_weights")
     tables = forward_tables(spec) if lowered.pass_ == "forward" else gradient_tables(spec)

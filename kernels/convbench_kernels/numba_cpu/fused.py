@@ -35,7 +35,15 @@ from numba import get_num_threads, prange
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 from convbench_kernels.numba_cpu import pair
 from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
-from convbench_kernels.numba_cpu.depthwise import ROWS, Planes, depthwise_plane, forward_tables
+from convbench_kernels.numba_cpu.depthwise import (
+    COLUMNS,
+    ROWS,
+    TOP,
+    Planes,
+    depthwise_plane,
+    forward_tables,
+    scratch_size,
+)
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import workspace
 from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_rows, tile_store
@@ -128,26 +136,30 @@ def _multiply(w, last, work, panel, y, yi, bias, pixels, g):
 
 
 @kernel
-def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g):
+def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g, scratch):
     """z of one block of rows into the panel, then the product."""
     begin = block * g.rows
     rows = min(g.rows, g.p - begin)
     here, f = taps.copy(), phase.copy()
     here[:, 0] += begin * g.stride_h
+    f[TOP] += begin
     f[ROWS] = rows
     for c in range(g.c):
-        depthwise_plane(image * g.c + c, c, x, w1, work, panel + c * g.pitch, zero, here, f, planes)
+        depthwise_plane(image * g.c + c, c, x, w1, work, panel + c * g.pitch, zero, here, f, planes, scratch)
     _multiply(w2, last, work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
 
 
 @kernel
-def _share(x, w1, w2, y, bias, zero, work, taps, phase, planes_at, g_at, thread, threads):
+def _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, thread, threads):
     """One thread's share of the blocks of rows."""
     g, planes = record(Sizes, g_at), record(Planes, planes_at)
-    panel = g.w_size + thread * g.per_thread
+    panel, phase = g.w_size + thread * g.per_thread, phases[0]
+    scratch = np.empty(scratch_size(phases, planes), np.float32)
     begin, end = share(g.images * g.blocks, thread, threads)
     for i in range(begin, end):
-        _block(i // g.blocks, i % g.blocks, x, w1, w2, work, y, bias, zero, work, panel, taps, phase, planes, g)
+        _block(
+            i // g.blocks, i % g.blocks, x, w1, w2, work, y, bias, zero, work, panel, taps, phase, planes, g, scratch
+        )
 
 
 @parallel_kernel
@@ -156,10 +168,10 @@ def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_
     """Addresses: float32 x, weights, y, bias, zeros, workspace; tables. Blocks of rows shared out evenly."""
     x, w1, w2, y, bias = floats(x_at), floats(w1_at), floats(w2_at), floats(y_at), floats(bias_at)
     zero, work = floats(zero_at), floats(work_at)
-    taps, phase = table(taps_at, taps_count, 4), table(phases_at, phases_count, 10)[0]
+    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, COLUMNS)
     _pack_last(w2, work, record(Sizes, g_at))
     for t in prange(threads):
-        _share(x, w1, w2, y, bias, zero, work, taps, phase, planes_at, g_at, t, threads)
+        _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, t, threads)
 
 
 def sizes(spec: ConvSpec, threads: int) -> Sizes:
