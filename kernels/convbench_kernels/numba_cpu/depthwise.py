@@ -38,6 +38,8 @@ from numba import get_num_threads, prange
 
 from convbench.plugin import Case, ConvSpec, Kernel
 from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
+from convbench_kernels.numba_cpu.depthwise_channels import TOGETHER as BLOCK_TOGETHER
+from convbench_kernels.numba_cpu.depthwise_channels import channel_block, clear
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.pack import pack_plane
@@ -57,7 +59,7 @@ from convbench_kernels.numba_cpu.simd import (
     tile_get,
     tile_rows,
 )
-from convbench_kernels.numba_cpu.tiles import LANES
+from convbench_kernels.numba_cpu.tiles import ISA, LANES
 
 
 class Planes(NamedTuple):
@@ -78,7 +80,9 @@ class Planes(NamedTuple):
 # the padded copy of x: its first row, rows, columns, pitch, zeros before a row, elements of a stride phase, of all.
 BEGIN, END, ROWS, COLS, OUT_FIRST, OUT_ROW, OUT_STEP, STRIDE_H, STRIDE_W, METHOD = range(10)
 TOP, PADDED_ROWS, WIDTH, PITCH, LEAD, PADDED_PHASE, PADDED = range(10, 17)
-COLUMNS = 17
+# LANES channels at a time (depthwise_channels.py): whether, zero rows and columns, rows, pitch, where they begin, end.
+BLOCKED, BLOCK_TOP, BLOCK_LEFT, BLOCK_ROWS, BLOCK_PITCH, BLOCK_AT, BLOCK_SIZE = range(17, 24)
+COLUMNS = 24
 PADDED_TAPS, ROLLING, STRIDE2 = range(3)
 TOGETHER = 4  # output rows a pass of the padded loop: as many independent sums as an FMA's latency needs
 
@@ -246,7 +250,28 @@ def scratch_size(phases, g):
     largest = 0
     for n in range(phases.shape[0]):
         largest = max(largest, g.up * phases[n, PADDED] + TOGETHER * phases[n, PITCH] + 2 * LANES)
+        largest = max(largest, phases[n, BLOCK_SIZE])
     return largest
+
+
+@kernel
+def _blocks_share(x, w, y, bias, taps, f, g, scratch, thread, threads):
+    """One thread's share of the blocks of LANES channels; the channels that fill no block go plane by plane."""
+    clear(scratch, f[BLOCK_AT], f[BLOCK_SIZE])
+    blocks, plane = -(-g.y_planes // LANES), g.height * g.width
+    begin, end = share(g.images * blocks, thread, threads)
+    for i in range(begin, end):
+        image, k = i // blocks, i % blocks * LANES
+        source = image * g.x_planes + k
+        if k + LANES <= g.y_planes:
+            channel_block(x, source * plane, g.height, g.width, w, k * g.w_plane, g.w_plane, taps, bias, k,
+                          y, (image * g.y_planes + k) * g.y_plane, f[ROWS], f[COLS], f[STRIDE_H], f[STRIDE_W],
+                          f[BLOCK_TOP], f[BLOCK_LEFT], f[BLOCK_ROWS], f[BLOCK_PITCH], scratch, f[BLOCK_AT])  # fmt: skip
+        else:
+            rest = np.empty(f[PADDED] + TOGETHER * f[PITCH] + 2 * LANES, np.float32)
+            for last in range(k, g.y_planes):
+                at = image * g.y_planes + last
+                depthwise_plane(source + last - k, last, x, w, y, at * g.y_plane, bias, taps, f, g, rest)
 
 
 @kernel
@@ -254,6 +279,9 @@ def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
     """One thread's share of the output planes, all their phases."""
     g = record(Planes, g_at)
     scratch = np.empty(scratch_size(phases, g), np.float32)
+    if phases[0, BLOCKED]:
+        _blocks_share(x, w, y, bias, taps, phases[0], g, scratch, thread, threads)
+        return
     begin, end = share(g.images * g.y_planes, thread, threads)
     for i in range(begin, end):
         image, k = i // g.y_planes, i % g.y_planes
@@ -266,7 +294,7 @@ def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
 def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly."""
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
-    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, COLUMNS)
+    taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
     for t in prange(threads):
         _convolve_share(x, w, y, bias, taps, phases, g_at, t, threads)
 
@@ -363,7 +391,7 @@ def _gradient_share(x, dy, dw, taps, phases, g_at, thread, threads):
 def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses as in convolve. Filters shared out evenly: each is summed by one thread in one order."""
     x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
-    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, COLUMNS)
+    taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
     for t in prange(threads):
         _gradient_share(x, dy, dw, taps, phases, g_at, t, threads)
 
@@ -373,8 +401,8 @@ def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_
 
 @dataclass(frozen=True)
 class Tables:
-    """What a kernel walks by: taps [T, 5] eh, ew, plane of x, offset in the plane's weights, offset in the padded
-    planes; phases [F, COLUMNS]; planes."""
+    """What a kernel walks by: taps [T, 6] eh, ew, plane of x, offset in the plane's weights, offsets in the padded
+    planes and in the padded pixels of a block; phases [F, COLUMNS]; planes."""
 
     taps: np.ndarray
     phases: np.ndarray
@@ -410,6 +438,24 @@ def _padded(
     return placed, (top, count, width, pitch, lead, phase, size)
 
 
+def _blocked(
+    taps: list[tuple[int, ...]], spec: ConvSpec, output: tuple[int, int], stride: tuple[int, int],
+    source: tuple[int, int]
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:  # fmt: skip
+    """The same for blocks of LANES channels, and whether they pay: where rows leave vectors half empty."""
+    (p, q), (sh, sw), area = output, stride, source[0] * source[1]
+    rows, columns = [t[0] for t in taps] or [0], [t[1] for t in taps] or [0]
+    top, left = -min(rows), -min(columns)
+    count = (p - 1) * sh + max(rows) + top + 1
+    pitch = (-(-q // BLOCK_TOGETHER) * BLOCK_TOGETHER - 1) * sw + max(columns) + left + 1
+    begin = (max(area, p * q) + BLOCK_TOGETHER) * LANES
+    end = begin + (count * pitch + len(taps)) * LANES
+    fits = min(area, p * q, spec.c) >= LANES and spec.k == spec.c and 4 * end <= 2 * ISA.cache_block
+    pays = 2 * q <= LANES or (spec.r, spec.s) != (3, 3)
+    placed = [(*t, ((t[0] + top) * pitch + t[1] + left) * LANES) for t in taps]
+    return placed, (int(fits and pays), top, left, count, pitch, begin, end)
+
+
 def forward_tables(spec: ConvSpec) -> Tables:
     """Of the forward pass, one phase."""
     taps: list[tuple[int, ...]] = [
@@ -417,8 +463,10 @@ def forward_tables(spec: ConvSpec) -> Tables:
         for r in range(spec.r)
         for s in range(spec.s)
     ]
-    taps, padded = _padded(taps, (spec.p, spec.q), spec.stride, (spec.h, spec.w))
-    phase = (0, len(taps), spec.p, spec.q, 0, spec.q, 1, *spec.stride, _method(spec), *padded)
+    output, source = (spec.p, spec.q), (spec.h, spec.w)
+    taps, padded = _padded(taps, output, spec.stride, source)
+    taps, blocked = _blocked(taps, spec, output, spec.stride, source)
+    phase = (0, len(taps), *output, 0, spec.q, 1, *spec.stride, _method(spec), *padded, *blocked)
     planes = Planes(spec.n, spec.c, spec.h, spec.w, spec.k, spec.p * spec.q, 1, spec.k // spec.c, spec.r * spec.s)
     return Tables(np.array(taps, np.int64), np.array([phase], np.int64), planes)
 
@@ -448,13 +496,16 @@ def gradient_tables(spec: ConvSpec) -> Tables:
             rows, cols = -(-(spec.h - i) // spec.stride[0]), -(-(spec.w - j) // spec.stride[1])
             method = _method(spec) if spec.stride == (1, 1) and multiplier == 1 else PADDED_TAPS
             hits, padded = _padded(hits, (rows, cols), (1, 1), (spec.p, spec.q))
+            hits, blocked = _blocked(hits, spec, (rows, cols), (1, 1), (spec.p, spec.q))
+            if spec.stride != (1, 1):
+                blocked = (0,) * len(blocked)
             taps += hits
             phases.append((begin, len(taps), rows, cols, i * spec.w + j, spec.stride[0] * spec.w, spec.stride[1], 1, 1,
-                           method, *padded))  # fmt: skip
+                           method, *padded, *blocked))  # fmt: skip
     planes = Planes(
         spec.n, spec.k, spec.p, spec.q, spec.c, spec.h * spec.w, multiplier, 1, multiplier * spec.r * spec.s
     )
-    return Tables(np.array(taps, np.int64).reshape(-1, 5), np.array(phases, np.int64), planes)
+    return Tables(np.array(taps, np.int64).reshape(-1, 6), np.array(phases, np.int64), planes)
 
 
 def _convolution(tables: Tables, shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
@@ -502,4 +553,6 @@ def build(case: Case) -> Kernel:
         return Kernel(_weight_gradient(forward_tables(spec), shape, lowered.exchanged), "depthwise_weights")
     tables = forward_tables(spec) if lowered.pass_ == "forward" else gradient_tables(spec)
     algorithm = name[int(tables.phases[0, METHOD])] if len(tables.phases) == 1 else "depthwise_phases"
+    if tables.phases[0, BLOCKED]:
+        algorithm = "depthwise_channels"
     return Kernel(_convolution(tables, shape), algorithm)

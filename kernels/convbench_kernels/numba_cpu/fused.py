@@ -168,7 +168,7 @@ def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_
     """Addresses: float32 x, weights, y, bias, zeros, workspace; tables. Blocks of rows shared out evenly."""
     x, w1, w2, y, bias = floats(x_at), floats(w1_at), floats(w2_at), floats(y_at), floats(bias_at)
     zero, work = floats(zero_at), floats(work_at)
-    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, COLUMNS)
+    taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
     _pack_last(w2, work, record(Sizes, g_at))
     for t in prange(threads):
         _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, t, threads)
