@@ -14,6 +14,7 @@ from __future__ import annotations
 from convbench.plugin import Case, Implementation, Kernel
 from convbench_kernels.numba_cpu.direct import build as build_dense
 from convbench_kernels.numba_cpu.direct import reason_against
+from convbench_kernels.numba_cpu.gemv import gemv
 from convbench_kernels.numba_cpu.lowering import lower
 
 
@@ -29,7 +30,11 @@ def supports(case: Case) -> str:
 
 
 def build(case: Case) -> Kernel:
-    """The dense kernel on one tap."""
+    """The dense kernel on one tap; a product with vectors where the map is one pixel."""
+    spec = case.spec
+    one_pixel = (spec.h, spec.w, spec.p, spec.q) == (1, 1, 1, 1)
+    if one_pixel and spec.groups == 1 and case.pass_ == "forward" and not spec.is_transposed:
+        return Kernel(gemv(spec), "gemv")
     return build_dense(case, "gemm")
 
 

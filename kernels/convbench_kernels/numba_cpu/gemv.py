@@ -1,0 +1,80 @@
+"""1 x 1 convolution of a 1 x 1 map (squeeze-and-excite, pooled branches): matrix times vector, or a few vectors.
+
+    y[n, k] = bias[k] + sum_c w[k, c] * x[n, c]
+
+Every weight is used once an image, so the vector runs along C, where w is contiguous. It lives on the bandwidth of w;
+small ones run on the calling thread, because a second one takes longer to start than they last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numba import get_num_threads, prange
+
+from convbench.plugin import ConvSpec
+from convbench_kernels.numba_cpu.arguments import dense, floats
+from convbench_kernels.numba_cpu.jit import kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.simd import broadcast, fma, load, load_range, sum_lanes
+from convbench_kernels.numba_cpu.tiles import LANES
+
+SERIAL = 1 << 15  # weights up to which one thread does it all
+TOGETHER = 4  # filters a pass: each vector of x is loaded once for them
+
+
+@kernel
+def _filters(w, wi, c, x, xi, y, yi, bias, k, count):
+    """`count` <= TOGETHER filters from filter k on; those that are not there repeat the last."""
+    a0 = a1 = a2 = a3 = broadcast(np.float32(0.0))
+    w1, w2, w3 = wi + min(1, count - 1) * c, wi + min(2, count - 1) * c, wi + min(3, count - 1) * c
+    whole = c // LANES * LANES
+    for i in range(0, whole, LANES):
+        v = load(x, xi + i)
+        a0, a1 = fma(load(w, wi + i), v, a0), fma(load(w, w1 + i), v, a1)
+        a2, a3 = fma(load(w, w2 + i), v, a2), fma(load(w, w3 + i), v, a3)
+    if whole < c:
+        i, rest = whole, c - whole
+        v = load_range(x, xi + i, 0, rest)
+        a0, a1 = fma(load_range(w, wi + i, 0, rest), v, a0), fma(load_range(w, w1 + i, 0, rest), v, a1)
+        a2, a3 = fma(load_range(w, w2 + i, 0, rest), v, a2), fma(load_range(w, w3 + i, 0, rest), v, a3)
+    y[yi] = bias[k] + sum_lanes(a0)
+    if count > 1:
+        y[yi + 1] = bias[k + 1] + sum_lanes(a1)
+    if count > 2:
+        y[yi + 2] = bias[k + 2] + sum_lanes(a2)
+    if count > 3:
+        y[yi + 3] = bias[k + 3] + sum_lanes(a3)
+
+
+@kernel
+def multiply(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
+    """One thread's share of the filters, all images. Addresses of float32 tensors."""
+    x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
+    begin, end = share(-(-k // TOGETHER), thread, threads)
+    for first in range(begin * TOGETHER, min(k, end * TOGETHER), TOGETHER):
+        for n in range(images):
+            _filters(w, first * c, c, x, n * c, y, n * k + first, bias, first, min(TOGETHER, k - first))
+
+
+@parallel_kernel
+def multiply_shared(x_at, w_at, y_at, bias_at, images, c, k, threads):
+    for t in prange(threads):
+        multiply(x_at, w_at, y_at, bias_at, images, c, k, t, threads)
+
+
+def gemv(spec: ConvSpec) -> Callable[..., torch.Tensor]:
+    """run(x, w, bias=None) -> y (N, K, 1, 1)."""
+    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, spec.y_shape, torch.zeros(spec.k)
+
+    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), torch.empty(shape)
+        at = (x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr())
+        if c * k <= SERIAL:
+            multiply(*at, images, c, k, 0, 1)
+        else:
+            multiply_shared(*at, images, c, k, get_num_threads())
+        return y
+
+    return run
