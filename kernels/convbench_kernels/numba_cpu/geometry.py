@@ -11,7 +11,7 @@ stride-1 convolution has eh = padding - r*dilation, x = dy, and K and C exchange
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,10 @@ class Taps:
     w_row: int
     w_channel: int
     out: tuple[int, int, int, int, int] | None = None  # None: dense NCHW
+    phases: Sequence[int] = ()  # of each tap: the output column phase it belongs to, ascending; () for one phase
+    fan: int = 1  # column phases computed together and interleaved: y column = q*fan + phase
+    width: int = 0  # columns of y, where fan > 1
+    reach: tuple[Sequence[int], Sequence[int], int] | None = None  # rows, columns, p that the padded x must cover
 
 
 def forward_taps(spec: ConvSpec) -> Taps:
@@ -55,34 +59,34 @@ def forward_taps(spec: ConvSpec) -> Taps:
 
 
 def data_gradient_taps(spec: ConvSpec) -> list[Taps]:
-    """dx from dy and w of a conv2d, one stride-1 convolution of dy for each of the stride_h * stride_w phases.
+    """dx from dy and w of a conv2d, stride-1 convolutions of dy for each of the stride_h * stride_w phases.
 
     Phase (i, j) is dx[.., i::stride_h, j::stride_w]; tap (r, s) belongs to it where i + padding - r*dilation is a
-    multiple of the stride. A phase that no tap reaches has no taps: it is all bias, or zero.
+    multiple of the stride. A phase that no tap reaches has no taps: it is all bias, or zero. The phases j of one i
+    are one pass, so that whole rows of dx are written; all passes read the same padded dy.
     """
     (sh, sw), k, c, area = spec.stride, spec.k // spec.groups, spec.c // spec.groups, spec.r * spec.s
-    found = []
+    found, fan, plane = [], min(sw, spec.w), spec.h * spec.w
     for i in range(min(sh, spec.h)):
-        for j in range(min(sw, spec.w)):
-            rows = [(r, i + spec.padding[0] - r * spec.dilation[0]) for r in range(spec.r)]
-            columns = [(s, j + spec.padding[1] - s * spec.dilation[1]) for s in range(spec.s)]
-            taps = [
-                (eh // sh, ew // sw, r * spec.s + s)
-                for r, eh in rows
-                for s, ew in columns
-                if eh % sh == 0 and ew % sw == 0
-            ]
-            output = (-(-(spec.h - i) // sh), -(-(spec.w - j) // sw))
-            plane = spec.h * spec.w
-            found.append(
-                Taps(
-                    spec.n, spec.groups, c, k, (spec.p, spec.q), output, (1, 1),
-                    rows=[t[0] for t in taps], columns=[t[1] for t in taps], weights=[t[2] for t in taps],
-                    w_group=k * c * area, w_row=area, w_channel=c * area,
-                    out=(spec.c * plane, plane, sh * spec.w, sw, i * spec.w + j),
-                )
-            )  # fmt: skip
-    return found
+        taps = [
+            ((i + spec.padding[0] - r * spec.dilation[0]) // sh, ew // sw, r * spec.s + s, j)
+            for j in range(fan)
+            for r in range(spec.r)
+            for s in range(spec.s)
+            if (i + spec.padding[0] - r * spec.dilation[0]) % sh == 0
+            and (ew := j + spec.padding[1] - s * spec.dilation[1]) % sw == 0
+        ]
+        found.append(
+            Taps(
+                spec.n, spec.groups, c, k, (spec.p, spec.q), (-(-(spec.h - i) // sh), -(-spec.w // sw)), (1, 1),
+                rows=[t[0] for t in taps], columns=[t[1] for t in taps], weights=[t[2] for t in taps],
+                w_group=k * c * area, w_row=area, w_channel=c * area,
+                out=(spec.c * plane, plane, sh * spec.w, sw, i * spec.w),
+                phases=[t[3] for t in taps], fan=fan, width=spec.w,
+            )
+        )  # fmt: skip
+    reach = ([e for t in found for e in t.rows], [e for t in found for e in t.columns], found[0].output[0])
+    return [replace(t, reach=reach) for t in found]
 
 
 class Geometry(NamedTuple):
@@ -125,6 +129,8 @@ class Geometry(NamedTuple):
     y_row: int
     y_step: int
     y_first: int
+    fan: int  # column phases computed together and interleaved: y column = q*fan + phase
+    y_width: int  # columns of y, where fan > 1
     # workspace
     w_at: int
     x_at: int
@@ -134,7 +140,7 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Geometry plus tables. taps: [T, 4] x offset, w offset, first and last+1 output row that it reaches;
+    """Geometry plus tables. taps: [T, 5] x offset, w offset, first and last+1 output row that it reaches, phase;
     phases: [F, 2]; size(threads): workspace elements."""
 
     geometry: Geometry
@@ -144,6 +150,14 @@ class Plan:
 
     def size(self, threads: int) -> int:
         return self.fixed + threads * self.geometry.panel_size
+
+    def shares_x(self, before: Plan) -> bool:
+        """Whether this pass can read the x that the pass before has packed."""
+        ours, theirs = self.geometry, before.geometry
+        alike = (ours.x_plane, ours.x_at, ours.lead, ours.pitch, ours.top, ours.rows)
+        return bool(ours.pack_x and theirs.pack_x and ours.block >= ours.images) and alike == (
+            theirs.x_plane, theirs.x_at, theirs.lead, theirs.pitch, theirs.top, theirs.rows
+        )  # fmt: skip
 
     def addresses(self) -> Addresses:
         """taps and their count, phases and their count, geometry: arguments of a kernel."""
@@ -175,24 +189,25 @@ def plan(t: Taps) -> Plan:
     """Choose packing, tiling and blocks for one pass."""
     (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
     live = [
-        (eh, ew, at, *_reach(eh, sh, h, p))
-        for eh, ew, at in zip(t.rows, t.columns, t.weights, strict=True)
+        (eh, ew, at, *_reach(eh, sh, h, p), f)
+        for eh, ew, at, f in zip(t.rows, t.columns, t.weights, t.phases or [0] * len(t.rows), strict=True)
         if len(range(*_reach(eh, sh, h, p))) and len(range(*_reach(ew, sw, w, q)))
     ]
-    in_place = t.stride == (1, 1) and [(eh, ew) for eh, ew, *_ in live] == [(0, 0)] and (h, w) == (p, q)
+    in_place = t.stride == (1, 1) and {(eh, ew) for eh, ew, *_ in live} == {(0, 0)} and (h, w) == (p, q)
     phases = sorted({(eh % sh, ew % sw) for eh, ew, *_ in live}) or [(0, 0)]
-    up, left = (min([0, *(e[axis] // t.stride[axis] for e in live)]) for axis in (0, 1))
-    down, right = (max([0, *(e[axis] // t.stride[axis] for e in live)]) for axis in (0, 1))
-    rows, lead = p + down - up, -left
+    reach = t.reach or ([e[0] for e in live], [e[1] for e in live], p)
+    up, left = (min([0, *(e // t.stride[axis] for e in reach[axis])]) for axis in (0, 1))
+    down, right = (max([0, *(e // t.stride[axis] for e in reach[axis])]) for axis in (0, 1))
+    rows, lead = reach[2] + down - up, -left
     width = min(_up(w, sw) // sw, q + right)
     pitch = max(width + lead, q + right)
     phase_plane = _up(lead + rows * pitch, 16)
     if in_place:
         rows, lead, pitch, phase_plane = p, 0, q, h * w
-    table = np.zeros((len(live), 4), np.int64)
-    for i, (eh, ew, at, begin, end) in enumerate(live):
+    table = np.zeros((len(live), 5), np.int64)
+    for i, (eh, ew, at, begin, end, f) in enumerate(live):
         phase = phases.index((eh % sh, ew % sw))
-        table[i] = (phase * phase_plane + (eh // sh - up) * pitch + lead + ew // sw, at, begin, end)
+        table[i] = (phase * phase_plane + (eh // sh - up) * pitch + lead + ew // sw, at, begin, end, f)
     if in_place:
         table[:, 0] = 0
     x_plane = h * w if in_place else _spread(len(phases) * phase_plane)
@@ -209,7 +224,7 @@ def plan(t: Taps) -> Plan:
     w_size = _up(t.groups * panels * panel, 16) * pack_w
     x_size = 0 if in_place else _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16)
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
-    panel_size = MR * NR * LANES + LANES + (t.c * NR * LANES if in_place else 0)
+    panel_size = t.fan * MR * NR * LANES + LANES + (t.c * NR * LANES if in_place else 0)
     geometry = Geometry(
         images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
         pack_w=pack_w, w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
@@ -218,7 +233,7 @@ def plan(t: Taps) -> Plan:
         pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
         top=up, rows=rows, width=width, pitch=pitch, lead=lead,
         p=p, q=q, vectors=vectors, row_vectors=row_vectors,
-        y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
+        y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first, fan=t.fan, y_width=t.width,
         w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size,
     )  # fmt: skip
     return Plan(geometry, table, np.array(phases, np.int64), w_size + x_size)

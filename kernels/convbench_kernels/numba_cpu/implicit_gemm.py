@@ -28,6 +28,7 @@ Versions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -38,12 +39,15 @@ from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
+    load,
     load_range,
     store,
+    store_range,
     tile_fma,
     tile_fma_at,
     tile_rows,
     tile_store,
+    zip2,
 )
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
@@ -126,6 +130,23 @@ def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
         _in_place1(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
 
 
+@inline_kernel
+def _put_run(tile, at, count, y, yi, q, g):
+    """`count` pixels of a row from column q on: as they are, or the phases of each pixel side by side."""
+    if g.fan == 1:
+        unpack_row(tile, at, count, y, yi, g.y_step)
+        return
+    width = min(count * g.fan, g.y_width - q * g.fan)
+    if g.fan == 2:
+        for lane in range(0, count, LANES):
+            low, high = zip2(load(tile, at + lane), load(tile, at + MR * ROW + lane))
+            store_range(y, yi + 2 * lane, low, 0, width - 2 * lane)
+            store_range(y, yi + 2 * lane + LANES, high, 0, width - 2 * lane - LANES)
+        return
+    for f in range(g.fan):
+        unpack_row(tile, at + f * MR * ROW, (width - f + g.fan - 1) // g.fan, y, yi + f, g.fan)
+
+
 @kernel
 def _write(tile, at, y, yi, rows, first, vectors, g):
     """The valid pixels of a tile in memory: vectors first, first + 1, ... of `rows` filters."""
@@ -134,15 +155,16 @@ def _write(tile, at, y, yi, rows, first, vectors, g):
             p, q = (first + n) // g.row_vectors, (first + n) % g.row_vectors * LANES
             target = yi + p * g.y_row + q * g.y_step
             for m in range(rows):
-                unpack_row(tile, at + m * ROW + n * LANES, min(LANES, g.q - q), y, target + m * g.y_plane, g.y_step)
+                _put_run(tile, at + m * ROW + n * LANES, min(LANES, g.q - q), y, target + m * g.y_plane, q, g)
         return
     begin, end = first * LANES, (first + vectors) * LANES
     for p in range(begin // g.pitch, min(g.p, (end - 1) // g.pitch + 1)):
         lo, hi = max(begin, p * g.pitch), min(end, p * g.pitch + g.q)
         if lo < hi:
-            target = yi + p * g.y_row + (lo - p * g.pitch) * g.y_step
+            q = lo - p * g.pitch
+            target = yi + p * g.y_row + q * g.y_step
             for m in range(rows):
-                unpack_row(tile, at + m * ROW + lo - begin, hi - lo, y, target + m * g.y_plane, g.y_step)
+                _put_run(tile, at + m * ROW + lo - begin, hi - lo, y, target + m * g.y_plane, q, g)
 
 
 @inline_kernel
@@ -170,16 +192,24 @@ def _live_taps(taps, first, vectors, g, live):
 
 
 @kernel
-def _fill_steps(taps, live, count, x_plane, g, steps):
-    """steps[c*count + i]: offsets in x and w of channel c, i-th live tap."""
-    for c in range(g.c):
-        for i in range(count):
-            tap = live[i]
-            steps[c * count + i, 0] = c * x_plane + taps[tap, 0]
-            if g.pack_w:
-                steps[c * count + i, 1] = (c * taps.shape[0] + tap) * MR
-            else:
-                steps[c * count + i, 1] = c * g.w_channel + taps[tap, 1]
+def _fill_steps(taps, live, count, x_plane, g, steps, begins):
+    """steps: offsets in x and w of every (channel, live tap), phase by phase, from begins[phase] on."""
+    at = first = 0
+    for f in range(g.fan):
+        begins[f], last = at, first
+        while last < count and taps[live[last], 4] == f:
+            last += 1
+        for c in range(g.c):
+            for i in range(first, last):
+                tap = live[i]
+                steps[at, 0] = c * x_plane + taps[tap, 0]
+                if g.pack_w:
+                    steps[at, 1] = (c * taps.shape[0] + tap) * MR
+                else:
+                    steps[at, 1] = c * g.w_channel + taps[tap, 1]
+                at += 1
+        first = last
+    begins[g.fan] = at
 
 
 @kernel
@@ -191,25 +221,35 @@ def _copy_tail(x, xi, x_plane, left, vectors, work, at, channels):
             store(work, at + c * ROW + n * LANES, part)
 
 
+@inline_kernel
+def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, g):
+    """One panel of filters on 1 to NR vectors of pixels."""
+    count = steps.shape[0]
+    if vectors == 3:
+        _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g)
+    elif vectors == 2:
+        _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g)
+    else:
+        _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g)
+
+
 @kernel
-def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, count, first, vectors, d1, d2,
+def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, begins, first, vectors, d1, d2,
            panel, panels, g):  # fmt: skip
     """Panels [panel, panel + panels) of filters on one tile of pixels."""
     gapless = g.q == g.row_vectors * LANES if g.row_vectors else g.q == g.pitch
-    direct = gapless and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
+    direct = gapless and g.fan == 1 and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
         a, b, target = wi + i * panel_step, k + i * MR, yi + i * MR * g.y_plane
-        whole = direct and rows == MR
-        out, at, out_row = (y, target + first * LANES, g.y_plane) if whole else (work, tile_at, ROW)
-        if vectors == 3:
-            _panel3(w, a, x, xi, d1, d2, steps, count, bias, b, out, at, out_row, g)
-        elif vectors == 2:
-            _panel2(w, a, x, xi, d1, d2, steps, count, bias, b, out, at, out_row, g)
-        else:
-            _panel1(w, a, x, xi, d1, d2, steps, count, bias, b, out, at, out_row, g)
-        if not whole:
-            _write(work, tile_at, y, target, rows, first, vectors, g)
+        if direct and rows == MR:
+            own = steps[: begins[1]]
+            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, y, target + first * LANES, g.y_plane, g)
+            continue
+        for f in range(g.fan):
+            own = steps[begins[f] : begins[f + 1]]
+            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, work, tile_at + f * MR * ROW, ROW, g)
+        _write(work, tile_at, y, target, rows, first, vectors, g)
 
 
 @kernel
@@ -221,9 +261,9 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
     at, end = share(images * g.groups * per_image, thread, threads)
     panel_step = g.c * taps.shape[0] * MR if g.pack_w else g.w_row * MR
     tile_at = g.panel_at + thread * g.panel_size
-    copy_at = tile_at + MR * ROW + LANES
+    copy_at = tile_at + g.fan * MR * ROW + LANES
     live = np.full(taps.shape[0] + 1, -1)
-    steps = np.empty((g.c * taps.shape[0] + 1, 2), np.int64)
+    steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.empty(g.fan + 1, np.int64)
     steps_plane, steps_taps = -1, -1
     while at < end:
         unit, rest = at // per_image, at % per_image
@@ -245,19 +285,19 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
 
         count, changed = _live_taps(taps, first, vectors, g, live)
         if changed or count != steps_taps or x_plane != steps_plane:
-            _fill_steps(taps, live, count, x_plane, g, steps)
+            _fill_steps(taps, live, count, x_plane, g, steps, begins)
             steps_plane, steps_taps = x_plane, count
 
         weights, wi = (work, g.w_at + group * g.panels * panel_step) if g.pack_w else (w, group * g.w_group)
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
         d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
         _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, steps,
-               count * g.c, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
+               begins, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
         at += panels
 
 
 @kernel
-def _pack(x, w, work, taps, phases, g_at, first_image, images, thread, threads):
+def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, threads):
     """One thread's share of packing: weights before the first block of images, and that block."""
     g = record(Geometry, g_at)
     if g.pack_w and first_image == 0:
@@ -267,7 +307,7 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, thread, threads):
             first = i % g.panels * MR
             wi = i // g.panels * g.w_group + first * g.w_row
             pack_panel(w, wi, min(MR, g.k - first), g.w_row, g.c, g.w_channel, taps, work, g.w_at + i * size)
-    if g.pack_x:
+    if g.pack_x and not packed:
         channels = g.groups * g.c
         begin, end = share(images * channels, thread, threads)
         for i in range(begin, end):
@@ -278,16 +318,18 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, thread, threads):
 
 
 @parallel_kernel
-def convolve(x_at, w_at, y_at, bias_at, work_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
-    """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan."""
+def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, phases_at, phases_count, g_at, threads):
+    """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan.
+
+    packed: 1 where the pass before has left its padded x, for this one too."""
     g = record(Geometry, g_at)
     x, w, y, bias, work = floats(x_at), floats(w_at), floats(y_at), floats(bias_at), floats(work_at)
-    taps, phases = table(taps_at, taps_count, 4), table(phases_at, phases_count, 2)
+    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, 2)
     for first in range(0, g.images, g.block):
         images = min(g.block, g.images - first)
-        if g.pack_x or (g.pack_w and first == 0):
+        if (g.pack_x and not packed) or (g.pack_w and first == 0):
             for t in prange(threads):
-                _pack(x, w, work, taps, phases, g_at, first, images, t, threads)
+                _pack(x, w, work, taps, phases, g_at, first, images, packed, t, threads)
         for t in prange(threads):
             _compute(x, w, y, bias, work, taps, g_at, first, images, t, threads)
 
@@ -303,7 +345,8 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     no_bias = torch.zeros(padded)
     size = max(p.size(1) for p in plans)
     per_thread = max(p.geometry.panel_size for p in plans)
-    tables = [p.addresses() for p in plans]
+    before = [False, *(p.shares_x(q) for q, p in pairwise(plans))]
+    tables = [(int(packed), p.addresses()) for packed, p in zip(before, plans, strict=True)]
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         y, threads, start = torch.empty(shape), get_num_threads(), no_bias
@@ -313,8 +356,8 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
         x, w = dense(x), dense(w)
         work = workspace(size + (threads - 1) * per_thread)
         operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), start.data_ptr(), work.data_ptr())
-        for constants in tables:
-            convolve(*operands, *constants, threads)
+        for packed, constants in tables:
+            convolve(*operands, packed, *constants, threads)
         return y
 
     return run

@@ -9,7 +9,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     v = load_stride2_range(x, i, lo, hi)   its lanes lo <= l < hi, others 0
     v = gather(x, i, step, lo, hi)  x[i + l*step], lo <= l < hi
     a, b, c, d = load4(x, i)        a = x[i], x[i + 4], ...   b = x[i + 1], x[i + 5], ...   4*LANES elements in all
-    store4(x, i, a, b, c, d)        the inverse
+    v, w = zip2(a, b)               a0, b0, a1, b1, ...   2*LANES elements in all
     v = broadcast(s)                all lanes s
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
     v = fma(a, b, c)                a*b + c; fused where the CPU can (tiles.ISA.fma)
@@ -249,19 +249,14 @@ def load4(typingctx, x, i):
 
 
 @intrinsic
-def store4(typingctx, x, i, a, b, c, d):
+def zip2(typingctx, a, b):
     def codegen(context, builder, signature, args):
-        _, i, a, b, c, d = args
-        base = _base(context, builder, signature.args[0], args[0])
         low = [lane // 2 + lane % 2 * LANES for lane in range(LANES)]
         high = [lane + LANES // 2 for lane in low]
-        pairs = [_shuffle(builder, *two, lanes) for two in ((a, c), (b, d)) for lanes in (low, high)]
-        for n in range(4):
-            part = _shuffle(builder, pairs[n // 2], pairs[n // 2 + 2], (low, high)[n % 2])
-            _store(builder, base, _offset(builder, i, i, 0, n), part)
-        return context.get_dummy_value()
+        parts = [_shuffle(builder, *args, lanes) for lanes in (low, high)]
+        return context.make_tuple(builder, signature.return_type, parts)
 
-    return (types.void(x, types.intp, *[VECTOR] * 4), codegen) if _is_array(x) else None
+    return types.UniTuple(VECTOR, 2)(VECTOR, VECTOR), codegen
 
 
 @intrinsic

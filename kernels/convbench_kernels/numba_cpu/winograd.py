@@ -58,13 +58,13 @@ from convbench_kernels.numba_cpu.simd import (
     load_range,
     mul,
     store,
-    store4,
     store_range,
     sub,
     tile_fma_at,
     tile_store,
     tile_zero,
     transpose,
+    zip2,
 )
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
@@ -325,6 +325,12 @@ def _six(x, at, step):
             load(x, at + 4 * step), load(x, at + 5 * step))  # fmt: skip
 
 
+@inline_kernel
+def _put2(out, at, values):
+    store(out, at, values[0])
+    store(out, at + LANES, values[1])
+
+
 @kernel
 def _transform_output(work, products, half, pixels, bias):
     """A^T m A of one vector of tiles of one filter: M rows of M*LANES pixels."""
@@ -339,7 +345,10 @@ def _transform_output(work, products, half, pixels, bias):
     for i in range(M):
         m0, m1, m2, m3, m4, m5 = _six(work, half + i * ALPHA * LANES, LANES)
         y0, y1, y2, y3 = _output4(m0, m1, m2, m3, m4, m5)
-        store4(work, pixels + i * ROW, add(y0, start), add(y1, start), add(y2, start), add(y3, start))
+        a, b = zip2(add(y0, start), add(y2, start))
+        c, d = zip2(add(y1, start), add(y3, start))
+        _put2(work, pixels + i * ROW, zip2(a, c))
+        _put2(work, pixels + i * ROW + 2 * LANES, zip2(b, d))
 
 
 @kernel
