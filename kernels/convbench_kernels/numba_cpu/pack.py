@@ -69,14 +69,16 @@ def unpack_row(tile, at, count, y, yi, step):
 
 @inline_kernel
 def pack_plane(x, xi, h, w, stride_h, stride_w, top, rows, width, pitch, lead, phase_h, phase_w, out, at):
-    """One stride phase of one channel: rows u = top, top + 1, ... of `pitch`, after `lead` zeros."""
+    """One stride phase of one channel: rows u = top, top + 1, ... of `pitch`, after `lead` zeros, or without the
+    first -lead columns."""
+    skip, lead = max(0, -lead), max(0, lead)
     for v in range(lead):
         out[at + v] = 0.0
-    count = min(width, (w - phase_w + stride_w - 1) // stride_w)
+    count = min(width, (w - phase_w + stride_w - 1) // stride_w - skip)
     for u in range(rows):
         row = (u + top) * stride_h + phase_h
         inside = max(count, 0) if 0 <= row < h else 0
-        pack_row(x, xi + row * w + phase_w, stride_w, inside, out, at + lead + u * pitch, pitch)
+        pack_row(x, xi + row * w + phase_w + skip * stride_w, stride_w, inside, out, at + lead + u * pitch, pitch)
 
 
 @inline_kernel

@@ -65,6 +65,8 @@ def supports(case: Case) -> str:
         return "forward only: training changes the weights"
     if case.dtype != "float32":
         return "float32 only"
+    if any(extra >= step for extra, step in zip(case.spec.output_padding, case.spec.stride, strict=True)):
+        return "oneDNN has no packed transposed convolution with an output_padding of the stride or more"
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return "this torch was built without oneDNN"
     return ""
