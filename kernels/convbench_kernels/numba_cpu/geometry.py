@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,8 @@ class Taps:
     width: int = 0  # columns of y, where fan > 1
     reach: tuple[Sequence[int], Sequence[int], int] | None = None  # rows, columns, p that the padded x must cover
     added: bool = False  # to what y holds
+    first: int = 0  # of the channels, per group, that are summed ...
+    channels: int = 0  # ... of so many that x has; 0: all c
 
 
 def forward_taps(spec: ConvSpec) -> Taps:
@@ -112,6 +115,18 @@ def by_tap(t: Taps) -> list[Taps] | None:
     return [replace(whole, added=False), *(one for one in passes if one is not whole)]
 
 
+def by_channels(t: Taps) -> list[Taps]:
+    """Passes over at most LONGEST channels, each added to the one before: a tile of pixels stays in L1 and L2."""
+    pieces = -(-t.c // LONGEST) if len(t.rows) == 1 and t.images * t.output[0] * t.output[1] >= MANY_PIXELS else 1
+    bounds = [t.c * i // pieces for i in range(pieces + 1)]
+    image, plane = t.groups * t.k * t.output[0] * t.output[1], t.output[0] * t.output[1]
+    return [
+        replace(t, c=end - begin, first=begin, channels=t.c, added=t.added or begin > 0,
+                out=t.out or (image, plane, t.output[1], 1, 0))
+        for begin, end in pairwise(bounds)
+    ]  # fmt: skip
+
+
 class Geometry(NamedTuple):
     """What the kernel needs, all integers. Offsets and strides in elements, per group where it says k, c."""
 
@@ -120,6 +135,8 @@ class Geometry(NamedTuple):
     groups: int
     k: int
     c: int
+    c_first: int  # channel of x, per group, that c begins with
+    c_all: int  # channels of x, per group
     # weights
     pack_w: int
     w_group: int
@@ -178,7 +195,7 @@ class Plan:
 
     def shares_x(self, before: Plan) -> bool:
         """Whether this pass can read the x that the pass before has packed."""
-        names = ("pack_x", "x_plane", "x_at", "lead", "pitch", "top", "rows", "width")
+        names = ("pack_x", "c", "c_first", "x_plane", "x_at", "lead", "pitch", "top", "rows", "width")
         ours, theirs = ([getattr(g, name) for name in names] for g in (self.geometry, before.geometry))
         kept = self.geometry.pack_x and self.geometry.block >= self.geometry.images
         return bool(kept) and ours == theirs and np.array_equal(self.phases, before.phases)
@@ -193,6 +210,7 @@ FEW_PIXEL_TILES = 128  # up to here packing weights costs more than reading them
 
 
 DEEP = 256  # channels from which copying a tile's pixels pays
+LONGEST, MANY_PIXELS = 640, 512  # channels that a pass sums at most, where there are so many pixels
 SHARED = 4  # panels that must share the copy
 
 
@@ -255,10 +273,10 @@ def plan(t: Taps) -> Plan:
     copy_tile = int(in_place and t.c >= DEEP and min(panels, panel_block) >= SHARED)
     panel_size = t.fan * MR * NR * LANES + LANES + (t.c * NR * LANES if in_place else 0)
     geometry = Geometry(
-        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
+        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c, c_first=t.first, c_all=t.channels or t.c,
         pack_w=pack_w, w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
         panels=panels, panel_block=panel_block,
-        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
+        x_size=t.images * t.groups * (t.channels or t.c) * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
         pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
         top=up, rows=rows, width=width, pitch=pitch, lead=lead,
         p=p, q=q, vectors=vectors, row_vectors=row_vectors,

@@ -295,8 +295,10 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
         pixel = _pixel(first, g)
 
         source, x_plane = (work, g.x_plane) if g.pack_x else (x, g.x_plane)
-        xi = g.x_at if g.pack_x else first_image * g.groups * g.c * x_plane
-        xi += (image * g.groups + group) * g.c * x_plane + pixel
+        if g.pack_x:
+            xi = g.x_at + (image * g.groups + group) * g.c * x_plane + pixel
+        else:
+            xi = (((first_image + image) * g.groups + group) * g.c_all + g.c_first) * x_plane + pixel
         if g.copy_tile or (not g.pack_x and xi + (g.c - 1) * x_plane + vectors * LANES > g.x_size):
             if image != copied_image or group != copied_group or first != copied_first:
                 _copy_tile(source, xi, x_plane, g.p * g.q - pixel, vectors, work, copy_at, g.c)
@@ -308,7 +310,11 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
             _fill_steps(taps, live, count, x_plane, g, steps, begins)
             steps_plane, steps_taps = x_plane, count
 
-        weights, wi = (work, g.w_at + group * g.panels * panel_step) if g.pack_w else (w, group * g.w_group)
+        weights, wi = (
+            (work, g.w_at + group * g.panels * panel_step)
+            if g.pack_w
+            else (w, group * g.w_group + g.c_first * g.w_channel)
+        )
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
         d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
         _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, steps,
@@ -325,13 +331,14 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, t
         size = g.c * taps.shape[0] * MR
         for i in range(begin, end):
             first = i % g.panels * MR
-            wi = i // g.panels * g.w_group + first * g.w_row
+            wi = i // g.panels * g.w_group + first * g.w_row + g.c_first * g.w_channel
             pack_panel(w, wi, min(MR, g.k - first), g.w_row, g.c, g.w_channel, taps, work, g.w_at + i * size)
     if g.pack_x and not packed:
         channels = g.groups * g.c
         begin, end = share(images * channels, thread, threads)
         for i in range(begin, end):
-            xi, at = (first_image * channels + i) * g.h * g.w, g.x_at + i * g.x_plane
+            channel = (first_image * g.groups + i // g.c) * g.c_all + g.c_first + i % g.c
+            xi, at = channel * g.h * g.w, g.x_at + i * g.x_plane
             for f in range(phases.shape[0]):
                 pack_plane(x, xi, g.h, g.w, g.stride_h, g.stride_w, g.top, g.rows, g.width, g.pitch, g.lead,
                            phases[f, 0], phases[f, 1], work, at + f * g.phase_plane)  # fmt: skip
