@@ -49,6 +49,7 @@ class Taps:
     added: bool = False  # to what y holds
     first: int = 0  # of the channels, per group, that are summed ...
     channels: int = 0  # ... of so many that x has; 0: all c
+    kept: tuple[int, int] | None = None  # taps of the weights that are packed once for all passes, and this one's
 
 
 def forward_taps(spec: ConvSpec) -> Taps:
@@ -99,14 +100,14 @@ def by_tap(t: Taps) -> list[Taps] | None:
     No product with padding is computed: with dilation 18 on a map of 33, seven of nine taps miss most outputs.
     """
     (p, q), passes = t.output, []
-    for eh, ew, at in zip(t.rows, t.columns, t.weights, strict=True):
+    for tap, (eh, ew, at) in enumerate(zip(t.rows, t.columns, t.weights, strict=True)):
         (top, bottom), (left, right) = _reach(eh, t.stride[0], t.source[0], p), _reach(ew, t.stride[1], t.source[1], q)
         if bottom > top and right > left:
             one = replace(
                 t, output=(bottom - top, right - left), rows=[eh + top * t.stride[0]],
                 columns=[ew + left * t.stride[1]], weights=[at],
                 out=(t.groups * t.k * p * q, p * q, q, 1, top * q + left),
-                phases=(), reach=None, added=True,
+                phases=(), reach=None, added=True, kept=(len(t.rows), tap),
             )  # fmt: skip
             passes.append(one)
     whole = next((one for one in passes if one.output == t.output), None)
@@ -138,7 +139,10 @@ class Geometry(NamedTuple):
     c_first: int  # channel of x, per group, that c begins with
     c_all: int  # channels of x, per group
     # weights
-    pack_w: int
+    pack_w: int  # 0: read in place, 1: packed by this pass, 2: packed before
+    w_panel: int  # packed: from panel to panel, from channel to channel, of this pass's first
+    w_step: int
+    w_first: int
     w_group: int
     w_row: int
     w_channel: int
@@ -264,19 +268,27 @@ def plan(t: Taps) -> Plan:
     tiles, panels = -(-vectors // NR), -(-t.k // MR)
     pack_w = int(t.k % MR != 0 or row_vectors > 0 or t.images * tiles > FEW_PIXEL_TILES)
     panel = MR * t.c * len(live)
+    pack_w = 2 if t.kept else pack_w
+    channels = t.channels or t.c
+    w_panel = MR * (channels if t.kept else t.c * len(live))
+    kept_size, w_first = t.groups * panels * w_panel, t.first * MR * bool(t.kept)
+    if t.kept:  # [tap][group][panel][channel][MR]
+        w_first += t.kept[1] * kept_size
+        kept_size *= t.kept[0]
     panel_block = max(1, min(panels, ISA.cache_block // (4 * max(panel, 1))))
     block = t.images if in_place else max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
 
-    w_size = _up(t.groups * panels * panel, 16) * pack_w
+    w_size = _up(kept_size, 16) * bool(pack_w)
     x_size = 0 if in_place else _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16)
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
-    copy_tile = int(in_place and t.c >= DEEP and min(panels, panel_block) >= SHARED)
-    panel_size = t.fan * MR * NR * LANES + LANES + (t.c * NR * LANES if in_place else 0)
+    copy_tile = int(len(live) == 1 and not table[0, 0] and t.c >= DEEP and min(panels, panel_block) >= SHARED)
+    panel_size = t.fan * MR * NR * LANES + LANES + (t.c * NR * LANES if in_place or copy_tile else 0)
     geometry = Geometry(
-        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c, c_first=t.first, c_all=t.channels or t.c,
-        pack_w=pack_w, w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
+        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c, c_first=t.first, c_all=channels,
+        pack_w=pack_w, w_panel=w_panel, w_step=MR * (1 if t.kept else len(live)), w_first=w_first,
+        w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
         panels=panels, panel_block=panel_block,
-        x_size=t.images * t.groups * (t.channels or t.c) * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
+        x_size=t.images * t.groups * channels * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
         pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
         top=up, rows=rows, width=width, pitch=pitch, lead=lead,
         p=p, q=q, vectors=vectors, row_vectors=row_vectors,

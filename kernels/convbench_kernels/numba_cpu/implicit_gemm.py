@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from numba import get_num_threads, prange
 
-from convbench_kernels.numba_cpu.arguments import dense, floats, record, table
+from convbench_kernels.numba_cpu.arguments import addresses, dense, floats, integers_of, record, table
 from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane, unpack_row, workspace
@@ -212,7 +212,7 @@ def _fill_steps(taps, live, count, x_plane, g, steps, begins):
                 tap = live[i]
                 steps[at, 0] = c * x_plane + taps[tap, 0]
                 if g.pack_w:
-                    steps[at, 1] = (c * taps.shape[0] + tap) * MR
+                    steps[at, 1] = c * g.w_step + tap * MR
                 else:
                     steps[at, 1] = c * g.w_channel + taps[tap, 1]
                 at += 1
@@ -277,7 +277,7 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
     tiles = -(-g.vectors // NR)
     per_image = tiles * g.panels
     at, end = share(images * g.groups * per_image, thread, threads)
-    panel_step = g.c * taps.shape[0] * MR if g.pack_w else g.w_row * MR
+    panel_step = g.w_panel if g.pack_w else g.w_row * MR
     tile_at = g.panel_at + thread * g.panel_size
     copy_at = tile_at + g.fan * MR * ROW + LANES
     live = np.full(taps.shape[0] + 1, -1)
@@ -310,11 +310,10 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
             _fill_steps(taps, live, count, x_plane, g, steps, begins)
             steps_plane, steps_taps = x_plane, count
 
-        weights, wi = (
-            (work, g.w_at + group * g.panels * panel_step)
-            if g.pack_w
-            else (w, group * g.w_group + g.c_first * g.w_channel)
-        )
+        if g.pack_w:
+            weights, wi = work, g.w_at + group * g.panels * panel_step + g.w_first
+        else:
+            weights, wi = w, group * g.w_group + g.c_first * g.w_channel
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
         d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
         _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, steps,
@@ -326,7 +325,7 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
 def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, threads):
     """One thread's share of packing: weights before the first block of images, and that block."""
     g = record(Geometry, g_at)
-    if g.pack_w and first_image == 0:
+    if g.pack_w == 1 and first_image == 0:
         begin, end = share(g.groups * g.panels, thread, threads)
         size = g.c * taps.shape[0] * MR
         for i in range(begin, end):
@@ -354,17 +353,40 @@ def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, ph
     taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, 2)
     for first in range(0, g.images, g.block):
         images = min(g.block, g.images - first)
-        if (g.pack_x and not packed) or (g.pack_w and first == 0):
+        if (g.pack_x and not packed) or (g.pack_w == 1 and first == 0):
             for t in prange(threads):
                 _pack(x, w, work, taps, phases, g_at, first, images, packed, t, threads)
         for t in prange(threads):
             _compute(x, w, y, bias, work, taps, g_at, first, images, t, threads)
 
 
-def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
+@kernel
+def _keep_share(w, work, taps, channels, g_at, thread, threads):
+    g = record(Geometry, g_at)
+    begin, end = share(g.groups * g.panels, thread, threads)
+    for i in range(begin, end):
+        first = i % g.panels * MR
+        wi = i // g.panels * g.w_group + first * g.w_row
+        for tap in range(taps.shape[0]):
+            at = g.w_at + (tap * g.groups * g.panels + i) * g.w_panel
+            pack_panel(w, wi, min(MR, g.k - first), g.w_row, channels, g.w_channel, taps[tap : tap + 1], work, at)
+
+
+@parallel_kernel
+def keep_weights(w_at, work_at, taps_at, taps_count, channels, g_at, threads):
+    """Packs the weights of all taps and channels for the passes that follow; g of one of them."""
+    w, work, taps = floats(w_at), floats(work_at), table(taps_at, taps_count, 2)
+    for t in prange(threads):
+        _keep_share(w, work, taps, channels, g_at, t, threads)
+
+
+def convolution(
+    passes: Sequence[Taps], shape: tuple[int, ...], kept: Taps | None = None
+) -> Callable[..., torch.Tensor]:
     """run(x, w, bias=None) -> y of `shape`, written by one pass, or by several that share it (stride phases, taps).
 
-    x, w, bias are float32 tensors; in a data gradient x is dy and y is dx.
+    x, w, bias are float32 tensors; in a data gradient x is dy and y is dx. kept: all taps and channels, whose weights
+    are packed once for all passes.
     """
     plans = [plan(t) for t in passes]
     first = plans[0].geometry
@@ -372,6 +394,9 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     no_bias = torch.zeros(padded)
     size = max(p.size(1) for p in plans)
     per_thread = max(p.geometry.panel_size for p in plans)
+    if kept:
+        offsets = np.array([(0, at) for at in kept.weights], np.int64)
+        keep = addresses(offsets, len(offsets), kept.c, integers_of(plans[0].geometry))
     before = [False, *(p.shares_x(q) for q, p in pairwise(plans))]
     tables = [(int(x), p.geometry.added, p.addresses()) for x, p in zip(before, plans, strict=True)]
 
@@ -383,6 +408,8 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
         x, w = dense(x), dense(w)
         work = workspace(size + (threads - 1) * per_thread)
         at, none = (x.data_ptr(), w.data_ptr(), y.data_ptr()), no_bias.data_ptr()
+        if kept:
+            keep_weights(w.data_ptr(), work.data_ptr(), *keep, threads)
         for packed, added, constants in tables:
             convolve(*at, none if added else start.data_ptr(), work.data_ptr(), packed, *constants, threads)
         return y

@@ -15,7 +15,8 @@ from convbench_kernels.numba_cpu.geometry import Taps, by_channels, by_tap, data
 from convbench_kernels.numba_cpu.implicit_gemm import convolution
 from convbench_kernels.numba_cpu.lowering import lower
 
-SAVED = 0.75  # of direct's products left, below which the copies and the repeated sums pay
+SAVED = 0.8  # of direct's products left, below which the copies and the repeated sums pay
+DEEP = 1024  # channels from which Winograd's transformed input outgrows the caches
 
 
 def _taps(case: Case) -> Taps:
@@ -47,15 +48,14 @@ def left(case: Case) -> float:
 
 
 def pays(case: Case) -> bool:
-    """Whether enough products fall on padding, and the reduction is long enough to carry a sum's reload."""
-    return left(case) < SAVED and _taps(case).c >= 256
+    """Whether enough products fall on padding, in a sum too long for Winograd."""
+    return left(case) < SAVED and _taps(case).c >= DEEP
 
 
 def build(case: Case) -> Kernel:
-    passes = by_tap(_taps(case))
-    assert passes, "supports() was not asked"
-    passes = [piece for one in passes for piece in by_channels(one)]
-    return Kernel(convolution(passes, case.output_shapes[0]), "taps")
+    taps = _taps(case)
+    passes = [piece for one in by_tap(taps) or [] for piece in by_channels(one)]
+    return Kernel(convolution(passes, case.output_shapes[0], kept=taps), "taps")
 
 
 IMPLEMENTATION = Implementation("numba.taps", supports, build, "a matrix product a tap, where taps miss the image")
