@@ -122,12 +122,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     A link is followed.
     """
     target = path.resolve()
-    temporary = target.with_name(target.name + ".part")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         if target.exists() and not target.is_file():
             target.write_bytes(data)
             return
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -2,10 +2,10 @@
 
 All implementations of a case are sampled in rounds, in random order within each round, so that drift
 of the machine hits them alike (interleaving; Laaber et al., EMSE 2019; google/benchmark's random
-interleaving). A sample is a batch of calls long enough for the clock; before a batch of short calls an
-untimed one brings the implementation's own data back into the caches. An implementation leaves when the 95%
+interleaving). A sample is a batch of calls long enough for the clock; where calls are short, an untimed one
+before each sample brings the implementation's own data back into the caches. An implementation leaves when the 95%
 interval of its median is within the wanted precision, or when its time is used up; the reference
-stays until the last one left, so that every round gives a pair.
+stays until the last one left, so that every round gives a pair, or until three times its own limit.
 
 The statistics are scipy's: the median's interval is the distribution-free one from order statistics
 (scipy.stats.quantile_test); a speed-up is the median of the per-round ratios with the same interval.
@@ -31,7 +31,9 @@ NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's 
 DRIFT = 0.05  # last third against first third of the samples
 SETTLED = 0.05  # two warm-up windows that agree this well end the warm-up
 WARMUP_WINDOW = 3
-SETTLE_FROM_CALLS = 4  # in a smaller batch a call is long enough to bring its own data back unnoticed
+SETTLE_FROM_CALLS = 4  # where one implementation batches so many calls, all of the case begin warm ...
+SETTLE_BELOW_S = 0.02  # ... but for those whose calls bring their own data back unnoticed
+REFERENCE_BUDGETS = 3  # time limits after which the reference leaves too
 
 
 class Timer(Protocol):
@@ -67,10 +69,11 @@ class CudaTimer:
             l2_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
             torch.empty(2 * l2_bytes, dtype=torch.int8, device=self.device).zero_()
         torch.cuda.synchronize(self.device)
-        start.record()
-        for _ in repeat(None, calls):
-            call()
-        stop.record()
+        with torch.cuda.device(self.device):  # events are recorded on the current device's stream
+            start.record()
+            for _ in repeat(None, calls):
+                call()
+            stop.record()
         torch.cuda.synchronize(self.device)
         return start.elapsed_time(stop) * 1e-3
 
@@ -192,11 +195,13 @@ def measure(
     """
     order = random.Random(seed)
     samples = {name: Samples(_batch(call, policy, timer)) for name, call in calls.items()}
+    settle = any(s.calls_per_sample >= SETTLE_FROM_CALLS for s in samples.values())
     active, round_ = set(calls), 0
     while active:
-        names = sorted(active | ({reference} & set(calls) if reference else set()))
+        partner = {name for name in calls if name == reference and _pairs(samples[name], policy)}
+        names = sorted(active | partner)
         for name in order.sample(names, len(names)):
-            on_sample(_take(samples[name], calls[name], round_, timer))
+            on_sample(_take(samples[name], calls[name], round_, timer, settle))
         active = {name for name in active if not _finished(samples[name], policy)}
         round_ += 1
     return samples
@@ -204,8 +209,9 @@ def measure(
 
 def _batch(call: Call, policy: Policy, timer: Timer) -> int:
     """Warm up until the times settle, then say how many calls make a sample."""
-    seconds = timer(call, 1)
-    window, spent = seconds, seconds
+    first = timer(call, 1)  # it can be much slower than any other, and must not be the only one
+    seconds = first if first < policy.max_time_s / 4 else timer(call, 1)
+    window, spent = seconds, first
     while spent < policy.max_time_s / 4:
         calls = max(1, int(policy.sample_s / WARMUP_WINDOW / max(seconds, 1e-9)))
         times = [timer(call, calls) / calls for _ in range(WARMUP_WINDOW)]
@@ -216,13 +222,18 @@ def _batch(call: Call, policy: Policy, timer: Timer) -> int:
     return max(1, round(policy.sample_s / max(seconds, 1e-9)))
 
 
-def _take(samples: Samples, call: Call, round_: int, timer: Timer) -> float:
-    if samples.calls_per_sample >= SETTLE_FROM_CALLS:
+def _take(samples: Samples, call: Call, round_: int, timer: Timer, settle: bool) -> float:
+    if settle and (not samples.seconds or samples.seconds[-1] < SETTLE_BELOW_S):
         timer(call, 1)
     total = timer(call, samples.calls_per_sample)
     samples.seconds.append(total / samples.calls_per_sample)
     samples.rounds.append(round_)
     return total
+
+
+def _pairs(reference: Samples, policy: Policy) -> bool:
+    """Whether the reference goes on for the sake of the others."""
+    return reference.spent_s < REFERENCE_BUDGETS * policy.max_time_s
 
 
 def _finished(samples: Samples, policy: Policy) -> bool:

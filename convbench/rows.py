@@ -58,6 +58,8 @@ def make_row(case: Case, cell: Cell, reference: Cell | None, record: Record, pol
         _add_roofline(row, record)
         if reference and reference.status == "ok" and reference.samples:
             _add_speedup(row, reference, cell.samples)
+    if cell.status == "ok" and cell.verification and cell.verification.detail:
+        row.notes.append(cell.verification.detail)
     return row
 
 
@@ -90,6 +92,8 @@ def _add_roofline(row: RecordedRow, record: Record) -> None:
     assert row.macs and row.valid_macs is not None and row.bytes and row.median_s
     row.gflops = 2 * row.macs / row.median_s / 1e9
     row.gbytes_per_s = row.bytes / row.median_s / 1e9
+    if not row.valid_macs:  # every tap lies on padding: there is nothing to compute, and no roof over it
+        return
     roof = attainable(2 * row.valid_macs, row.bytes, record.peaks, row.device, row.dtype)
     if roof is None:
         return

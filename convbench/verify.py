@@ -23,7 +23,7 @@ from convbench.case import Case
 from convbench.checks import CHECKS, Expected, Outputs, Trial
 from convbench.errors import STRANGERS_ERRORS
 from convbench.operands import Operands, guarded, in_layout, integers, one_hot, poisoned, reals
-from convbench.plugin import Implementation, Kernel
+from convbench.plugin import Implementation, Kernel, Layout
 from convbench.reference import reference
 from convbench.watch import Seen, watching
 
@@ -61,6 +61,7 @@ class Checker:
 
     def __init__(self, case: Case, seed: int = 0) -> None:
         self.case, self.seed = case, seed
+        self._kept: dict[Layout, Operands] = {}
 
     def timing_operands(
         self, implementation: Implementation, kernel: Kernel, copied: bool = False
@@ -69,16 +70,32 @@ class Checker:
 
         copied: for a kernel that is not verified yet; what it writes to its operands hurts no other.
         """
-        operands = in_layout(self._reals_before.operands, implementation.layout)
+        operands = self._timed(implementation.layout, self._reals_before)
         return _prepared({name: t.clone() for name, t in operands.items()} if copied else operands, kernel)
+
+    def prepare(self) -> None:
+        """Draw the data and compute the reference now, so that no implementation is charged for it."""
+        _ = self._integers, self._timed("nchw", self._reals_before)
+
+    def _timed(self, layout: Layout, problem: Problem) -> Operands:
+        """The tensors that are timed in a layout, the same ones at every call, with the problem's values."""
+        if layout not in self._kept:
+            operands = in_layout(problem.operands, layout)
+            self._kept[layout] = {name: tensor.clone() for name, tensor in operands.items()}
+        for name, tensor in problem.operands.items():
+            self._kept[layout][name].copy_(tensor)
+        return self._kept[layout]
 
     def before(self, implementation: Implementation, kernel: Kernel) -> Verification:
         """Before timing. Never raises: what a kernel raises is its status."""
         return self._verify(implementation, kernel, self._trials_before)
 
     def after(self, implementation: Implementation, kernel: Kernel) -> Verification:
-        """After timing, on operands the kernel has not seen. Never raises."""
-        return self._verify(implementation, kernel, lambda call: [call(self._reals_after)])
+        """After timing: new values in the very tensors that were timed, so that what a kernel remembers of their
+        addresses is wrong. Never raises."""
+        expected = self._reals_after.expected
+        renewed = Problem(self._timed(implementation.layout, self._reals_after), expected)
+        return self._verify(implementation, kernel, lambda call: [call(renewed)])
 
     def _verify(self, implementation: Implementation, kernel: Kernel, trials: Trials) -> Verification:
         try:

@@ -182,7 +182,7 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     prepare(header.threads)
     keep_freed_memory()
     before = snapshot()
-    _same_machine(header, folder)
+    _same_conditions(header, folder)
     from convbench.registry import registry
 
     implementations = registry().select(header.implementations)
@@ -190,12 +190,17 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     return _go(plan, record, journal, done, before)
 
 
-def _same_machine(header: Header, folder: Path) -> None:
+def _same_conditions(header: Header, folder: Path) -> None:
     from convbench.machine.environment import detect
 
-    here = detect(with_torch=True).machine
-    if here != header.record.machine:
-        raise InputError(f"{folder}: began on {header.record.machine}, this is {here}; start a new run here")
+    here, there = detect(with_torch=True), header.record.environment
+    if here.machine != header.record.machine:
+        raise InputError(f"{folder}: began on {header.record.machine}, this is {here.machine}; start a new run here")
+    now, then = here.versions | here.variables, there.versions | there.variables
+    changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if changed:
+        was, is_ = (values.get(changed[0], "unset") for values in (then, now))
+        raise InputError(f"{folder}: began with {changed[0]} {was}, now it is {is_}; start a new run")
 
 
 def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Snapshot) -> tuple[Record, Path, bool]:

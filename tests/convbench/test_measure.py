@@ -64,9 +64,31 @@ def test_a_call_longer_than_the_limit_still_gets_an_interval():
 
 @pytest.mark.parametrize(("calls", "settled"), [(4, True), (3, False)])
 def test_only_a_batch_of_short_calls_is_preceded_by_an_untimed_one(calls, settled):
-    samples, timer = run({"a": [0.001]}, Policy(min_samples=10, sample_s=calls * 0.001))
+    _, timer = run({"a": [0.001]}, Policy(min_samples=10, sample_s=calls * 0.001))
     after_warm_up = timer.log[-10 * (1 + settled) :]
     assert after_warm_up == ([("a", 1)] * settled + [("a", calls)]) * 10
+
+
+def test_where_one_call_is_batched_all_of_a_case_begin_warm_but_the_slowest():
+    _, timer = run({"a": [0.001], "b": [0.007], "c": [0.030]}, Policy(min_samples=10, precision=0.1))
+    untimed = {
+        name: sum(now == before == (name, 1) for before, now in zip(timer.log, timer.log[1:], strict=False))
+        for name in "bc"
+    }
+    assert untimed["b"] >= 10 > untimed["c"]
+
+
+def test_the_reference_leaves_at_three_times_its_limit():
+    noise = random.Random(4)
+    times = {"ref": [0.5], "a": [0.005 * noise.uniform(0.5, 1.5) for _ in range(4000)]}
+    samples, _ = run(times, Policy(max_time_s=1.0), reference="ref")
+    assert samples["ref"].spent_s == 3.0
+    assert samples["a"].spent_s >= 1.0
+
+
+def test_a_slow_first_call_is_not_the_only_one_warm_up_goes_by():
+    samples, _ = run({"a": [1.0, 0.002]}, Policy(max_time_s=1.0, sample_s=0.008))
+    assert samples["a"].calls_per_sample == 4
 
 
 def test_warm_up_goes_on_until_times_settle():

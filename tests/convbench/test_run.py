@@ -18,7 +18,7 @@ from convbench.journal import Header, Journal
 from convbench.measure import Policy
 from convbench.plugin import Implementation, Kernel
 from convbench.registry import Broken
-from convbench.results import COLUMN_NAMES, Environment, load
+from convbench.results import COLUMN_NAMES, Environment, Peak, load
 from convbench.run import Plan, execute, new_record, resume, verify_plan, write_outputs
 from convbench.spec import ConvSpec
 
@@ -173,6 +173,33 @@ def test_a_kernel_that_fails_while_it_is_timed_is_alone_in_it():
     assert rows["torch.aten"].median_s
 
 
+def test_preparation_that_fails_when_it_is_time_to_time_is_alone_in_it():
+    calls = []
+
+    def prepare(x, w):
+        calls.append(1)
+        if len(calls) == 6:  # built, four trials before, then for the timing
+            raise MemoryError("no room for packed weights")
+        return x, w
+
+    record = execute_plan(implementation("torch.packs", prepare=prepare), cases=CASES[:1])
+    assert [row.status for row in record.rows] == ["ok", "out_of_memory"]
+    assert "no room" in record.rows[1].status_detail
+
+
+def test_a_layer_with_every_tap_on_padding_has_no_roof():
+    case = Case(ConvSpec.create([1, 8, 1, 1], 4, 2, padding=1, dilation=2))
+    peaks = [
+        Peak(quantity=quantity, level=level, device="cpu", dtype="float32", value=1e10)
+        for quantity, level in (("fma", "register"), ("copy", "DRAM"))
+    ]
+    dilated = implementation("torch.aten", lambda x, w: torch.nn.functional.conv2d(x, w, padding=1, dilation=2))
+    record = new_record(Environment(machine="m"), peaks, {})
+    (row,) = execute(Plan([case], [dilated], POLICY, 1), record, Silent()).rows
+    assert (row.status, row.valid_macs, row.roofline_fraction, row.attainable_gflops) == ("ok", 0, None, None)
+    assert any(note.startswith("mistrusted: 100%") for note in row.notes)
+
+
 def test_a_kernel_that_writes_to_its_operands_spoils_no_other():
     def writes(x, w):
         return torch.nn.functional.conv2d(x.zero_(), w, padding=1)
@@ -293,6 +320,11 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     assert process.wait() == -signal.SIGKILL
     before = journal.read_bytes()
     assert not (out / "run.json").exists()
+    changed = subprocess.run(
+        [*command, "--resume", str(out)], capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": "active"}
+    )
+    assert changed.returncode == 2
+    assert "OMP_WAIT_POLICY" in changed.stderr
     done = subprocess.run([*command, "--resume", str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert journal.read_bytes().startswith(before[: before.rindex(b"\n") + 1])

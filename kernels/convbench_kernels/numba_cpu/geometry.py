@@ -246,8 +246,8 @@ def plan(t: Taps) -> Plan:
     in_place = t.stride == (1, 1) and {(eh, ew) for eh, ew, *_ in live} == {(0, 0)} and (h, w) == (p, q)
     phases = sorted({(eh % sh, ew % sw) for eh, ew, *_ in live}) or [(0, 0)]
     reach = t.reach or ([e[0] for e in live], [e[1] for e in live], p)
-    up, left = (min([e // t.stride[axis] for e in reach[axis]], default=0) for axis in (0, 1))
-    down, right = (max([e // t.stride[axis] for e in reach[axis]], default=0) for axis in (0, 1))
+    ups, lefts = [e // sh for e in reach[0]] or [0], [e // sw for e in reach[1]] or [0]
+    up, left, down, right = min(ups), min(lefts), max(ups), max(lefts)
     rows, lead = reach[2] + down - up, -left
     width = min(_up(w, sw) // sw, q + right) - max(0, left)
     pitch = max(width + max(0, lead), q + right - left - max(0, lead))

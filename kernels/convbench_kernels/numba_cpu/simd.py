@@ -35,6 +35,7 @@ or written, so ranges are how a kernel stays inside its tensors. Loads and store
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -231,8 +232,8 @@ def scatter(typingctx, x, i, step, v, lo, hi):
     return (types.void(x, types.intp, types.intp, VECTOR, types.intp, types.intp), codegen) if _is_array(x) else None
 
 
-def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(_VEC_I32, lanes))
+def _shuffle(builder: Any, two: Sequence[Any], lanes: list[int]) -> Any:
+    return builder.shuffle_vector(*two, ir.Constant(_VEC_I32, lanes))
 
 
 @intrinsic
@@ -241,8 +242,8 @@ def load4(typingctx, x, i):
         base = _base(context, builder, signature.args[0], args[0])
         loaded = [_load(builder, base, _offset(builder, args[1], args[1], 0, n)) for n in range(4)]
         even, odd = list(range(0, 2 * LANES, 2)), list(range(1, 2 * LANES, 2))
-        halves = [_shuffle(builder, *loaded[n : n + 2], lanes) for lanes in (even, odd) for n in (0, 2)]
-        parts = [_shuffle(builder, *halves[n : n + 2], lanes) for lanes in (even, odd) for n in (0, 2)]
+        halves = [_shuffle(builder, loaded[n : n + 2], lanes) for lanes in (even, odd) for n in (0, 2)]
+        parts = [_shuffle(builder, halves[n : n + 2], lanes) for lanes in (even, odd) for n in (0, 2)]
         return context.make_tuple(builder, signature.return_type, parts)
 
     return (types.UniTuple(VECTOR, 4)(x, types.intp), codegen) if _is_array(x) else None
@@ -253,7 +254,7 @@ def zip2(typingctx, a, b):
     def codegen(context, builder, signature, args):
         low = [lane // 2 + lane % 2 * LANES for lane in range(LANES)]
         high = [lane + LANES // 2 for lane in low]
-        parts = [_shuffle(builder, *args, lanes) for lanes in (low, high)]
+        parts = [_shuffle(builder, args, lanes) for lanes in (low, high)]
         return context.make_tuple(builder, signature.return_type, parts)
 
     return types.UniTuple(VECTOR, 2)(VECTOR, VECTOR), codegen
