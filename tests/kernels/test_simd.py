@@ -50,6 +50,22 @@ def _stride2_range(x, i, lo, hi, y):
 
 
 @njit
+def _load4(x, i, y):
+    a, b, c, d = simd.load4(x, i)
+    simd.store(y, 0, a)
+    simd.store(y, LANES, b)
+    simd.store(y, 2 * LANES, c)
+    simd.store(y, 3 * LANES, d)
+
+
+@njit
+def _zip2_of_difference(x, i, j, y):
+    a, b = simd.zip2(simd.load(x, i), simd.sub(simd.load(x, i), simd.load(x, j)))
+    simd.store(y, 0, a)
+    simd.store(y, LANES, b)
+
+
+@njit
 def _gather(x, i, step, y, lo, hi):
     simd.store(y, 0, simd.gather(x, i, step, lo, hi))
 
@@ -130,6 +146,19 @@ def test_stride_two_ends_with_its_last_element():
     y = np.zeros(LANES, np.float32)
     _stride2(PLAIN, 3, y, 0)
     assert np.array_equal(y, PLAIN[3 : 3 + 2 * LANES : 2])
+
+
+def test_load4_takes_every_fourth():
+    y = np.zeros(4 * LANES, np.float32)
+    _load4(PLAIN, 3, y)
+    assert np.array_equal(y.reshape(4, LANES), PLAIN[3 : 3 + 4 * LANES].reshape(LANES, 4).T)
+
+
+def test_zip2_and_sub():
+    y = np.zeros(2 * LANES, np.float32)
+    _zip2_of_difference(PLAIN, 5, 1, y)
+    assert np.array_equal(y[::2], PLAIN[5 : 5 + LANES])
+    assert (y[1::2] == 4).all()
 
 
 @pytest.mark.parametrize("lo", [0, 1, LANES // 2])

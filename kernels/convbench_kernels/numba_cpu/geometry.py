@@ -250,7 +250,7 @@ def plan(t: Taps) -> Plan:
     up, left, down, right = min(ups), min(lefts), max(ups), max(lefts)
     rows, lead = reach[2] + down - up, -left
     width = min(_up(w, sw) // sw, q + right) - max(0, left)
-    pitch = max(width + max(0, lead), q + right - left - max(0, lead))
+    pitch = max(width + max(0, lead), q + right - left - max(0, lead), q)
     phase_plane = _up(max(0, lead) + rows * pitch, 16)
     if in_place:
         rows, lead, pitch, phase_plane = p, 0, q, h * w

@@ -1,0 +1,60 @@
+"""Every fast kernel on narrower vectors than this CPU's: in a process that compiles for a lesser CPU."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from convbench.case import Case
+from convbench.spec import ConvSpec
+from convbench.verify import Checker
+from convbench_kernels.numba_cpu import auto, taps, tiles, winograd
+
+TARGETS = {
+    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"},
+    "sse2": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"},
+}
+SHAPES = (
+    {"input": [1, 9, 13, 29], "out_channels": 19, "kernel": 3, "padding": 1, "stride": 2, "bias": True},
+    {"input": [1, 20, 7, 19], "out_channels": 13, "kernel": 1},
+    {"input": [1, 20, 1, 1], "out_channels": 13, "kernel": 1},
+    {"input": [1, 9, 5, 6], "out_channels": 7, "kernel": 4, "stride": 2, "padding": 1, "operator": "conv_transpose2d"},
+    {"input": [1, 20, 17, 33], "out_channels": 20, "kernel": 3, "padding": 1, "groups": 20},
+    {"input": [1, 20, 9, 9], "out_channels": 20, "kernel": 5, "padding": 2, "groups": 20, "stride": 2},
+    {"input": [1, 12, 9, 9], "out_channels": 20, "kernel": 3, "padding": 1, "operator": "separable_conv2d"},
+)
+WINOGRAD = {"input": [1, 9, 15, 33], "out_channels": 11, "kernel": 3, "padding": 2, "dilation": 2}
+
+
+def wrong(implementation, case):
+    """What verification says of one case, "" when it is right."""
+    kernel, checker = implementation.build(case), Checker(case)
+    found = [check(implementation, kernel) for check in (checker.before, checker.after)]
+    return "; ".join(f"{case}: {f.detail}" for f in found if f.status != "ok")
+
+
+def main():
+    """Verify every shape and pass, and fail with what is wrong."""
+    cases = [
+        Case(ConvSpec.create(**shape), p) for shape in SHAPES for p in ("forward", "data_gradient", "weight_gradient")
+    ]
+    found = [wrong(auto.IMPLEMENTATION, case) for case in cases if not auto.supports(case)]
+    for implementation in (winograd.IMPLEMENTATION, taps.IMPLEMENTATION):
+        found += [wrong(implementation, Case(ConvSpec.create(**WINOGRAD), p)) for p in ("forward", "data_gradient")]
+    assert tiles.ISA.name == sys.argv[1]
+    text = "\n".join(filter(None, found))
+    sys.exit(text or 0)
+
+
+@pytest.mark.parametrize("isa", TARGETS)
+def test_kernels_on_narrower_vectors(isa):
+    if tiles.ISA.name not in ("avx512", "avx2"):
+        pytest.skip("the lesser targets are x86")
+    command = [sys.executable, "-m", "tests.kernels.test_targets", isa]
+    done = subprocess.run(command, env=os.environ | TARGETS[isa], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    main()
