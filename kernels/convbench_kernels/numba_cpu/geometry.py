@@ -117,8 +117,8 @@ def by_tap(t: Taps) -> list[Taps] | None:
 
 
 def by_channels(t: Taps) -> list[Taps]:
-    """Passes over at most LONGEST channels, each added to the one before: a tile of pixels stays in L1 and L2."""
-    pieces = -(-t.c // LONGEST) if len(t.rows) == 1 and t.images * t.output[0] * t.output[1] >= MANY_PIXELS else 1
+    """Passes over at most ISA.longest channels, each added to the one before: a tile of pixels stays in L1 and L2."""
+    pieces = -(-t.c // ISA.longest) if len(t.rows) == 1 and t.images * t.output[0] * t.output[1] >= MANY_PIXELS else 1
     bounds = [t.c * i // pieces for i in range(pieces + 1)]
     image, plane = t.groups * t.k * t.output[0] * t.output[1], t.output[0] * t.output[1]
     return [
@@ -181,7 +181,7 @@ class Geometry(NamedTuple):
     x_at: int
     panel_at: int
     panel_size: int
-    copy_tile: int  # 1: a tile's pixels are copied side by side before its panels read them
+    copy_tiles: int  # so many tiles' pixels are copied side by side before their panels read them; 0: none
 
 
 @dataclass(frozen=True)
@@ -210,12 +210,11 @@ class Plan:
 
 
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
-FEW_PIXEL_TILES = 128  # up to here packing weights costs more than reading them in place (1 to 2% slower)
 
 
-DEEP = 256  # channels from which copying a tile's pixels pays
-LONGEST, MANY_PIXELS = 640, 512  # channels that a pass sums at most, where there are so many pixels
-SHARED = 4  # panels that must share the copy
+MANY_PIXELS = 32  # from which passes over some of the channels pay
+FEW_BLOCKS = 8  # of L2: where weights do not fit one, they are read once for as many pixels as fit so many
+SHARED = 4  # panels that must share a copy of a tile's pixels
 
 
 def _reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int]:
@@ -266,7 +265,7 @@ def plan(t: Taps) -> Plan:
     row_vectors = 0 if flat <= by_row else -(-q // LANES)
     vectors = min(flat, by_row)
     tiles, panels = -(-vectors // NR), -(-t.k // MR)
-    pack_w = int(t.k % MR != 0 or row_vectors > 0 or t.images * tiles > FEW_PIXEL_TILES)
+    pack_w = int(t.k % MR != 0 or row_vectors > 0 or t.images * tiles > ISA.in_place)
     panel = MR * t.c * len(live)
     pack_w = 2 if t.kept else pack_w
     channels = t.channels or t.c
@@ -281,8 +280,11 @@ def plan(t: Taps) -> Plan:
     w_size = _up(kept_size, 16) * bool(pack_w)
     x_size = 0 if in_place else _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16)
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
-    copy_tile = int(len(live) == 1 and not table[0, 0] and t.c >= DEEP and min(panels, panel_block) >= SHARED)
-    panel_size = t.fan * MR * NR * LANES + LANES + (t.c * NR * LANES if in_place or copy_tile else 0)
+    tile = t.c * NR * LANES
+    copied = len(live) == 1 and not table[0, 0] and t.c >= ISA.copied and min(panels, panel_block) >= SHARED
+    room = ISA.cache_block * (1 if panels <= panel_block else FEW_BLOCKS)
+    copy_tiles = max(1, min(tiles, room // (4 * tile))) if copied else 0
+    panel_size = t.fan * MR * NR * LANES + LANES + max(copy_tiles, int(in_place)) * tile
     geometry = Geometry(
         images=t.images, block=block, groups=t.groups, k=t.k, c=t.c, c_first=t.first, c_all=channels,
         pack_w=pack_w, w_panel=w_panel, w_step=MR * (1 if t.kept else len(live)), w_first=w_first,
@@ -294,6 +296,6 @@ def plan(t: Taps) -> Plan:
         p=p, q=q, vectors=vectors, row_vectors=row_vectors,
         y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
         fan=t.fan, y_width=t.width, added=int(t.added),
-        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size, copy_tile=copy_tile,
+        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size, copy_tiles=copy_tiles,
     )  # fmt: skip
     return Plan(geometry, table, np.array(phases, np.int64), w_size + x_size)

@@ -13,8 +13,8 @@ so that a channel's rows come from L1 for all taps but the first. Two ways to la
     by row   each row starts a vector: less waste where the padding is wide (large dilation).
 
 Blocks: the panels of MR filters that fit half of L2 are applied to all pixels before the next are read. Work is cut
-into (image, group, panel block, pixel tile, panel) in this order and shared out evenly among the threads: each output
-is computed by one thread, in one order, so that results do not depend on the number of threads.
+into (image, group, tile group, panel block, pixel tile, panel) in this order and shared out evenly among the threads: each
+output is computed by one thread, in one order, so that results do not depend on the number of threads.
 
 Versions
   1  textbook loops                    textbook.py
@@ -23,7 +23,7 @@ Versions
   4  flat pixels                       small maps no longer leave half of each vector empty
   5  weights read in place when each is used for few pixels: packing cost as much as the arithmetic at 7 x 7
   6  taps that fall on padding for a whole tile are skipped: large dilation
-  7  deep 1 x 1: a tile's pixels are copied side by side; 2048 channels were 2048 pages, 0.8 of oneDNN's speed
+  7  1 x 1: the pixels of some tiles are copied side by side; 2048 channels were 2048 pages, 0.8 of oneDNN's speed
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ from convbench_kernels.numba_cpu.simd import (
     add,
     load,
     load_range,
+    prefetch,
     store,
     store_range,
+    tile_add,
     tile_fma,
     tile_fma_at,
     tile_rows,
@@ -54,82 +56,91 @@ from convbench_kernels.numba_cpu.simd import (
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 ROW = NR * LANES  # of a tile spilled to memory
+AHEAD = 8  # channels: between pages the hardware does not look ahead
 
 
 # One panel of MR filters on 3, 2 or 1 vectors of pixels. steps[i] = offsets of one (channel, tap) in x and w. Packed
 # weights stand side by side and vectors may be apart; weights read in place are `row` apart and vectors touch.
 
 
+@inline_kernel
+def _put(t, out, at, row, added):
+    if added:
+        tile_add(t, out, at, row)
+    else:
+        tile_store(t, out, at, row)
+
+
 @kernel
-def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row):
+def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
     for i in range(count):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1, d2))
-    tile_store(t, out, at, out_row)
+    _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place3(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row):
+def _in_place3(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
     for i in range(count):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
-    tile_store(t, out, at, out_row)
+    _put(t, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
+def _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g):
     if g.pack_w:
-        _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row)
+        _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added)
     else:
-        _in_place3(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
+        _in_place3(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
 @kernel
-def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row):
+def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
     for i in range(count):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1))
-    tile_store(t, out, at, out_row)
+    _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place2(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row):
+def _in_place2(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
     for i in range(count):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
-    tile_store(t, out, at, out_row)
+    _put(t, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
+def _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g):
     if g.pack_w:
-        _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row)
+        _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added)
     else:
-        _in_place2(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
+        _in_place2(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
 @kernel
-def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row):
+def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
     for i in range(count):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0,))
-    tile_store(t, out, at, out_row)
+    _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place1(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row):
+def _in_place1(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
     for i in range(count):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
-    tile_store(t, out, at, out_row)
+    _put(t, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g):
+def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g):
     if g.pack_w:
-        _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row)
+        _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added)
     else:
-        _in_place1(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row)
+        _in_place1(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
 @inline_kernel
@@ -221,27 +232,33 @@ def _fill_steps(taps, live, count, x_plane, g, steps, begins):
 
 
 @kernel
-def _copy_tile(x, xi, x_plane, left, vectors, work, at, channels):
-    """A tile's pixels of all channels side by side: in few pages, and no vector reads beyond the tensor."""
-    for c in range(channels):
-        for n in range(vectors):
-            if left >= (n + 1) * LANES:
-                part = load(x, xi + c * x_plane + n * LANES)
-            else:
-                part = load_range(x, xi + c * x_plane + n * LANES, 0, left - n * LANES)
-            store(work, at + c * ROW + n * LANES, part)
+def _copy_tiles(x, xi, x_plane, first, tiles, work, at, g):
+    """`tiles` tiles from vector `first` on, of all channels, to [tile][channel][NR vectors]: in few pages, and no vector
+    reads beyond the tensor."""
+    whole = g.vectors if g.pack_x else g.p * g.q // LANES
+    for c in range(g.c):
+        for i in range(tiles):
+            to = at + (i * g.c + c) * ROW
+            for n in range(NR):
+                v = first + i * NR + n
+                source = xi + c * x_plane + _pixel(v, g)
+                prefetch(x, source + AHEAD * x_plane)
+                if v < whole:
+                    store(work, to + n * LANES, load(x, source))
+                elif v < g.vectors:
+                    store(work, to + n * LANES, load_range(x, source, 0, g.p * g.q - v * LANES))
 
 
 @inline_kernel
-def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, g):
+def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, added, g):
     """One panel of filters on 1 to NR vectors of pixels."""
     count = steps.shape[0]
     if vectors == 3:
-        _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g)
+        _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g)
     elif vectors == 2:
-        _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g)
+        _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g)
     else:
-        _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, g)
+        _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g)
 
 
 @kernel
@@ -249,24 +266,17 @@ def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, begin
            panel, panels, g):  # fmt: skip
     """Panels [panel, panel + panels) of filters on one tile of pixels."""
     gapless = g.q == g.row_vectors * LANES if g.row_vectors else g.q == g.pitch
-    direct = (
-        gapless
-        and not g.added
-        and g.fan == 1
-        and g.y_step == 1
-        and g.y_row == g.q
-        and (first + vectors) * LANES <= g.p * g.q
-    )
+    direct = gapless and g.fan == 1 and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
         a, b, target = wi + i * panel_step, k + i * MR, yi + i * MR * g.y_plane
         if direct and rows == MR:
             own = steps[: begins[1]]
-            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, y, target + first * LANES, g.y_plane, g)
+            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, y, target + first * LANES, g.y_plane, g.added, g)
             continue
         for f in range(g.fan):
             own = steps[begins[f] : begins[f + 1]]
-            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, work, tile_at + f * MR * ROW, ROW, g)
+            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, work, tile_at + f * MR * ROW, ROW, 0, g)
         _write(work, tile_at, y, target, rows, first, vectors, g)
 
 
@@ -282,28 +292,37 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
     copy_at = tile_at + g.fan * MR * ROW + LANES
     live = np.full(taps.shape[0] + 1, -1)
     steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.empty(g.fan + 1, np.int64)
-    steps_plane = steps_taps = copied_image = copied_group = copied_first = -1
+    together = g.copy_tiles if g.copy_tiles else tiles
+    steps_plane = steps_taps = copied_unit = copied = -1
     while at < end:
         unit, rest = at // per_image, at % per_image
         image, group = unit // g.groups, unit % g.groups
-        first_panel = rest // (g.panel_block * tiles) * g.panel_block
-        rest -= first_panel * tiles
+        start = rest // (together * g.panels) * together
+        rest -= start * g.panels
+        in_group = min(together, tiles - start)
+        first_panel = rest // (g.panel_block * in_group) * g.panel_block
+        rest -= first_panel * in_group
         in_block = min(g.panel_block, g.panels - first_panel)
-        first, panel = rest // in_block * NR, rest % in_block
-        panels = min(in_block - panel, end - at)
+        tile, panel = start + rest // in_block, rest % in_block
+        first, panels = tile * NR, min(in_block - panel, end - at)
         vectors = min(NR, g.vectors - first)
         pixel = _pixel(first, g)
 
         source, x_plane = (work, g.x_plane) if g.pack_x else (x, g.x_plane)
         if g.pack_x:
-            xi = g.x_at + (image * g.groups + group) * g.c * x_plane + pixel
+            xi = g.x_at + (image * g.groups + group) * g.c * x_plane
         else:
-            xi = (((first_image + image) * g.groups + group) * g.c_all + g.c_first) * x_plane + pixel
-        if g.copy_tile or (not g.pack_x and xi + (g.c - 1) * x_plane + vectors * LANES > g.x_size):
-            if image != copied_image or group != copied_group or first != copied_first:
-                _copy_tile(source, xi, x_plane, g.p * g.q - pixel, vectors, work, copy_at, g.c)
-                copied_image, copied_group, copied_first = image, group, first
-            source, xi, x_plane = work, copy_at, ROW
+            xi = (((first_image + image) * g.groups + group) * g.c_all + g.c_first) * x_plane
+        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
+        if g.copy_tiles or (not g.pack_x and xi + pixel + (g.c - 1) * x_plane + vectors * LANES > g.x_size):
+            begin, number = (start, in_group) if g.copy_tiles else (tile, 1)
+            if unit != copied_unit or begin != copied:
+                _copy_tiles(source, xi, x_plane, begin * NR, number, work, copy_at, g)
+                copied_unit, copied = unit, begin
+            source, xi, x_plane = work, copy_at + (tile - begin) * g.c * ROW, ROW
+            d1, d2 = LANES, 2 * LANES
+        else:
+            xi += pixel
 
         count, changed = _live_taps(taps, first, vectors, g, live)
         if changed or count != steps_taps or x_plane != steps_plane:
@@ -315,7 +334,6 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
         else:
             weights, wi = w, group * g.w_group + g.c_first * g.w_channel
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
-        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
         _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, steps,
                begins, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
         at += panels

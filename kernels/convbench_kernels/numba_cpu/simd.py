@@ -4,6 +4,7 @@ Vectors and register tiles are ordinary values of a kernel: variables, arguments
 keeps them in registers (its SROA pass splits a tile into its vectors).
 
     v = load(x, i)                  x[i : i + LANES]             any contiguous float32 array, any ndim:
+    prefetch(x, i)                  the cache line of x[i] will be read; may lie anywhere
     v = load_range(x, i, lo, hi)    lanes lo <= l < hi, others 0   i counts elements from its start
     v = load_stride2(x, i)          x[i], x[i + 2], ...          touches nothing beyond the last of them
     v = load_stride2_range(x, i, lo, hi)   its lanes lo <= l < hi, others 0
@@ -25,6 +26,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     t = tile_fma_rows(t, a, i, o, b, j)   tile_fma with row m at a[i + o[m]]: rows anywhere
     t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
     tile_store(t, y, i, row)           the inverse
+    tile_add(t, y, i, row)             the same, added to what y holds
     tile_store_range(t, n, y, i, row, rows, lo, hi)   column n alone: rows m < rows, lanes lo <= l < hi
     t = tile_mul_add(t, a, b)       t[m][n] = t[m][n]*a + b, vectors a and b: registers only
     v = tile_get(t, m, n)           one vector; m, n literals
@@ -168,6 +170,18 @@ def load(typingctx, x, i):
         return _load(builder, _base(context, builder, signature.args[0], args[0]), args[1])
 
     return (VECTOR(x, types.intp), codegen) if _is_array(x) else None
+
+
+@intrinsic
+def prefetch(typingctx, x, i):
+    def codegen(context, builder, signature, args):
+        pointer = builder.gep(_base(context, builder, signature.args[0], args[0]), [args[1]])
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        read, near, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, read, near, data)
+        return context.get_dummy_value()
+
+    return (types.void(x, types.intp), codegen) if _is_array(x) else None
 
 
 @intrinsic
@@ -486,19 +500,28 @@ def tile_load(typingctx, mr, nr, y, i, row):
     return (tile(mr, nr, y, types.intp, types.intp), codegen) if _is_array(y) else None
 
 
-@intrinsic
-def tile_store(typingctx, t, y, i, row):
+def _store_tile(added: bool, typingctx: Any, t: Any, y: Any, i: Any, row: Any) -> Any:
     def codegen(context, builder, signature, args):
         sums, _, i, row = args
         base = _base(context, builder, signature.args[1], args[1])
         for m in range(t.rows):
             for n in range(t.columns):
-                vector = builder.extract_value(sums, m * t.columns + n)
-                _store(builder, base, _offset(builder, i, row, m, n), vector)
+                at, vector = _offset(builder, i, row, m, n), builder.extract_value(sums, m * t.columns + n)
+                _store(builder, base, at, builder.fadd(_load(builder, base, at), vector) if added else vector)
         return context.get_dummy_value()
 
     valid = isinstance(t, Tile) and _is_array(y)
     return (types.void(t, y, types.intp, types.intp), codegen) if valid else None
+
+
+@intrinsic
+def tile_store(typingctx, t, y, i, row):
+    return _store_tile(False, typingctx, t, y, i, row)
+
+
+@intrinsic
+def tile_add(typingctx, t, y, i, row):
+    return _store_tile(True, typingctx, t, y, i, row)
 
 
 @intrinsic(prefer_literal=True)

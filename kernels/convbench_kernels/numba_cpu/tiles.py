@@ -26,8 +26,12 @@ config: Any = _config  # Numba fills it in at import: no names for a type checke
 
 @dataclass(frozen=True)
 class Isa:
-    """name; lanes: float32 in a vector; fma: has fused multiply-add; mr, nr: the register tile (nr in
-    vectors); cache_block: bytes of weights kept in L2 while the pixels stream by."""
+    """name; lanes: float32 in a vector; fma: has fused multiply-add; mr, nr: the register tile (nr in vectors).
+
+    cache_block  bytes kept in L2 while others stream by: a block of weights, a group of pixel tiles
+    in_place     tiles of pixels up to which weights are read where they are: packing costs more
+    copied       1 x 1: channels from which a tile's pixels are copied side by side
+    longest      1 x 1: channels summed in one pass, so that a tile of pixels stays in L1"""
 
     name: str
     lanes: int
@@ -35,15 +39,18 @@ class Isa:
     mr: int
     nr: int
     cache_block: int
+    in_place: int
+    copied: int
+    longest: int
 
 
 TABLE = (
-    #   name      lanes  fma    mr  nr  cache_block     registers: accumulators + x + broadcast
-    Isa("avx512", 16,    True,  8,  3,  384 * 1024),  # 32: 24 + 3 + (in the FMA's memory operand)
-    Isa("avx2",   8,     True,  4,  3,  128 * 1024),  # 16: 12 + 3 + 1
-    Isa("avx",    8,     False, 4,  2,  128 * 1024),  # 16: 8 + 2 + 1 + product
-    Isa("neon",   4,     True,  8,  3,  128 * 1024),  # 32: 24 + 3 + 1
-    Isa("sse2",   4,     False, 4,  2,  128 * 1024),  # 16: 8 + 2 + 1 + product
+    #   name      lanes  fma    mr  nr  cache_block  in_place  copied  longest     registers: sums + x + broadcast
+    Isa("avx512", 16,    True,  8,  3,  384 * 1024,  128,      256,    640),  # 32: 24 + 3 + (in the FMA's operand)
+    Isa("avx2",   8,     True,  4,  3,  128 * 1024,  40,       32,     256),  # 16: 12 + 3 + 1
+    Isa("avx",    8,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
+    Isa("neon",   4,     True,  8,  3,  128 * 1024,  40,       32,     256),  # 32: 24 + 3 + 1
+    Isa("sse2",   4,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
 )  # fmt: skip
 
 

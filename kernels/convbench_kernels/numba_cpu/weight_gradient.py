@@ -43,9 +43,9 @@ from convbench_kernels.numba_cpu.arguments import (
     table,
 )
 from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
-from convbench_kernels.numba_cpu.jit import kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
-from convbench_kernels.numba_cpu.simd import offsets, tile_fma_rows, tile_load, tile_store, tile_zero, transpose
+from convbench_kernels.numba_cpu.simd import offsets, tile_add, tile_fma_rows, tile_store, tile_zero, transpose
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
 TILE = MR * NR * LANES
@@ -134,31 +134,39 @@ def plan_reduction(t: Taps) -> ReductionPlan:
 # One tile over pixels [first, last): rows from x at table row `row`, filters from the transposed dy.
 
 
+@inline_kernel
+def _put(t, work, at, fresh):
+    if fresh:
+        tile_store(t, work, at, NR * LANES)
+    else:
+        tile_add(t, work, at, NR * LANES)
+
+
 @kernel
 def _tile3(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
     rows = offsets(MR, row_x, row)
-    t = tile_zero(MR, 3) if fresh else tile_load(MR, 3, work, at, NR * LANES)
+    t = tile_zero(MR, 3)
     for m in range(first, last):
         t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
-    tile_store(t, work, at, NR * LANES)
+    _put(t, work, at, fresh)
 
 
 @kernel
 def _tile2(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
     rows = offsets(MR, row_x, row)
-    t = tile_zero(MR, 2) if fresh else tile_load(MR, 2, work, at, NR * LANES)
+    t = tile_zero(MR, 2)
     for m in range(first, last):
         t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
-    tile_store(t, work, at, NR * LANES)
+    _put(t, work, at, fresh)
 
 
 @kernel
 def _tile1(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
     rows = offsets(MR, row_x, row)
-    t = tile_zero(MR, 1) if fresh else tile_load(MR, 1, work, at, NR * LANES)
+    t = tile_zero(MR, 1)
     for m in range(first, last):
         t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
-    tile_store(t, work, at, NR * LANES)
+    _put(t, work, at, fresh)
 
 
 @kernel
