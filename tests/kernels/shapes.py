@@ -45,7 +45,9 @@ SHAPES: dict[str, ConvSpec] = {
     "unequal everything": conv((2, 3, 17, 14), 5, (3, 2), stride=(2, 3), padding=(0, 1), dilation=(3, 1), bias=True),
     "stride leaves a remainder": conv((1, 2, 10, 12), 3, 3, stride=(3, 4)),
     "stride larger than the kernel": conv((1, 3, 13, 13), 4, 2, stride=3),
+    "long sum of many pixels": conv((1, 40, 47, 49), 20, 3, stride=2, padding=1),
     # pointwise
+    "pointwise, long sum": conv((1, 203, 7, 9), 33, 1, bias=True),
     "pointwise": conv((2, 8, 6, 5), 12, 1),
     "pointwise tile + 1": conv((1, 33, 3, 11), 17, 1, bias=True),
     "pointwise stride 2": conv((1, 6, 9, 8), 5, 1, stride=2),
@@ -57,6 +59,7 @@ SHAPES: dict[str, ConvSpec] = {
     # depthwise and grouped
     "depthwise": conv((2, 9, 11, 10), 9, 3, padding=1, groups=9),
     "depthwise stride 2": conv((1, 16, 15, 17), 16, 3, stride=2, padding=1, groups=16, bias=True),
+    "depthwise stride 2, one column": conv((1, 9, 17, 1), 9, (4, 1), stride=2, groups=9),
     "depthwise multiplier 3": conv((1, 5, 9, 9), 15, 3, padding=1, groups=5, bias=True),
     "depthwise 5x5 dilated": conv((1, 4, 14, 16), 4, 5, padding=4, dilation=2, groups=4),
     "depthwise tile + 1": conv((1, 17, 9, 33), 17, 3, padding=1, groups=17),
@@ -71,6 +74,7 @@ SHAPES: dict[str, ConvSpec] = {
     "up 2x2 stride 2": up((1, 6, 5, 7), 4, 2, stride=2),
     "up 4x4 stride 2": up((2, 4, 8, 8), 6, 4, stride=2, padding=1, bias=True),
     "up 3x3 stride 2, output padding": up((1, 5, 6, 7), 3, 3, stride=2, padding=1, output_padding=1),
+    "up, long sum of many pixels": up((1, 70, 31, 33), 20, 4, stride=2, padding=1),
     "up 3x3 stride 1": up((1, 3, 7, 6), 4, 3, padding=1),
     "up stride larger than the kernel": up((1, 3, 4, 5), 2, 2, stride=3, output_padding=(2, 0)),
     "up unequal": up((1, 4, 5, 6), 6, (3, 4), stride=(3, 2), padding=(0, 1), dilation=(2, 1), output_padding=(1, 0)),

@@ -39,7 +39,7 @@ from numba import get_num_threads, prange
 from convbench.plugin import Case, ConvSpec, Kernel
 from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
 from convbench_kernels.numba_cpu.depthwise_channels import TOGETHER as BLOCK_TOGETHER
-from convbench_kernels.numba_cpu.depthwise_channels import channel_block, clear
+from convbench_kernels.numba_cpu.depthwise_channels import clear, convolve_block, pad_block, pixels_to_planes
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.pack import pack_plane
@@ -58,6 +58,7 @@ from convbench_kernels.numba_cpu.simd import (
     tile_fma_at,
     tile_get,
     tile_rows,
+    zip2,
 )
 from convbench_kernels.numba_cpu.tiles import ISA, LANES
 
@@ -82,7 +83,8 @@ BEGIN, END, ROWS, COLS, OUT_FIRST, OUT_ROW, OUT_STEP, STRIDE_H, STRIDE_W, METHOD
 TOP, PADDED_ROWS, WIDTH, PITCH, LEAD, PADDED_PHASE, PADDED = range(10, 17)
 # LANES channels at a time (depthwise_channels.py): whether, zero rows and columns, rows, pitch, where they begin, end.
 BLOCKED, BLOCK_TOP, BLOCK_LEFT, BLOCK_ROWS, BLOCK_PITCH, BLOCK_AT, BLOCK_SIZE = range(17, 24)
-COLUMNS = 24
+PAIRED = 24  # the next phase is its right neighbour: both are interleaved to whole rows
+COLUMNS = 25
 PADDED_TAPS, ROLLING, STRIDE2 = range(3)
 TOGETHER = 4  # output rows a pass of the padded loop: as many independent sums as an FMA's latency needs
 
@@ -244,6 +246,60 @@ def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g, scratch):
         plane_padded(scratch, own_w, own, bias[k : k + 1], y, yi, rows, cols, f)
 
 
+@kernel
+def plane_interleaved(scratch, w, even, odd, bias, y, yi, rows, width, f):
+    """Two neighbouring column phases of one output plane, interleaved to whole rows of y."""
+    pitch = f[PITCH]
+    for a in range(0, rows, TOGETHER):
+        for first in range(0, f[COLS], LANES):
+            t, s = tile_rows(1, TOGETHER, bias, 0), tile_rows(1, TOGETHER, bias, 0)
+            at = a * pitch + first
+            for i in range(even.shape[0]):
+                t = tile_fma_at(t, w, even[i, 3], 1, scratch, even[i, 4] + at, (0, pitch, 2 * pitch, 3 * pitch))
+            for i in range(odd.shape[0]):
+                s = tile_fma_at(s, w, odd[i, 3], 1, scratch, odd[i, 4] + at, (0, pitch, 2 * pitch, 3 * pitch))
+            target, count = yi + a * f[OUT_ROW] + 2 * first, width - 2 * first
+            _put_pair(y, target, tile_get(t, 0, 0), tile_get(s, 0, 0), count)
+            if a + 1 < rows:
+                _put_pair(y, target + f[OUT_ROW], tile_get(t, 0, 1), tile_get(s, 0, 1), count)
+            if a + 2 < rows:
+                _put_pair(y, target + 2 * f[OUT_ROW], tile_get(t, 0, 2), tile_get(s, 0, 2), count)
+            if a + 3 < rows:
+                _put_pair(y, target + 3 * f[OUT_ROW], tile_get(t, 0, 3), tile_get(s, 0, 3), count)
+
+
+@inline_kernel
+def _put_pair(y, at, even, odd, count):
+    low, high = zip2(even, odd)
+    if count >= 2 * LANES:
+        store(y, at, low)
+        store(y, at + LANES, high)
+    else:
+        store_range(y, at, low, 0, count)
+        store_range(y, at + LANES, high, 0, count - LANES)
+
+
+@kernel
+def _plane_phases(source, k, x, w, y, yi, bias, taps, phases, g, scratch):
+    """All phases of output plane k; those of padded planes share one padding."""
+    n, own_w = 0, w[k * g.w_plane : (k + 1) * g.w_plane]
+    if phases[0, METHOD] == PADDED_TAPS:
+        pad_plane(x, source * g.height * g.width, g.height, g.width, g.up, phases[0], scratch)
+    while n < phases.shape[0]:
+        f = phases[n]
+        if f[METHOD] != PADDED_TAPS:
+            depthwise_plane(source, k, x, w, y, yi + f[OUT_FIRST], bias, taps, f, g, scratch)
+        elif f[PAIRED]:
+            even, odd = taps[f[BEGIN] : f[END]], taps[phases[n + 1, BEGIN] : phases[n + 1, END]]
+            width = f[COLS] + phases[n + 1, COLS]
+            plane_interleaved(scratch, own_w, even, odd, bias[k : k + 1], y, yi + f[OUT_FIRST], f[ROWS], width, f)
+            n += 1
+        else:
+            own = taps[f[BEGIN] : f[END]]
+            plane_padded(scratch, own_w, own, bias[k : k + 1], y, yi + f[OUT_FIRST], f[ROWS], f[COLS], f)
+        n += 1
+
+
 @inline_kernel
 def scratch_size(phases, g):
     """Elements of the padded planes of one channel, and what a pass over TOGETHER rows reads beyond."""
@@ -255,8 +311,9 @@ def scratch_size(phases, g):
 
 
 @kernel
-def _blocks_share(x, w, y, bias, taps, f, g, scratch, thread, threads):
+def _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads):
     """One thread's share of the blocks of LANES channels; the channels that fill no block go plane by plane."""
+    f = phases[0]
     clear(scratch, f[BLOCK_AT], f[BLOCK_SIZE])
     blocks, plane = -(-g.y_planes // LANES), g.height * g.width
     begin, end = share(g.images * blocks, thread, threads)
@@ -264,14 +321,20 @@ def _blocks_share(x, w, y, bias, taps, f, g, scratch, thread, threads):
         image, k = i // blocks, i % blocks * LANES
         source = image * g.x_planes + k
         if k + LANES <= g.y_planes:
-            channel_block(x, source * plane, g.height, g.width, w, k * g.w_plane, g.w_plane, taps, bias, k,
-                          y, (image * g.y_planes + k) * g.y_plane, f[ROWS], f[COLS], f[STRIDE_H], f[STRIDE_W],
-                          f[BLOCK_TOP], f[BLOCK_LEFT], f[BLOCK_ROWS], f[BLOCK_PITCH], scratch, f[BLOCK_AT])  # fmt: skip
+            weights = f[BLOCK_AT] + f[BLOCK_ROWS] * f[BLOCK_PITCH] * LANES
+            pad_block(x, source * plane, g.height, g.width, w, k * g.w_plane, g.w_plane, taps,
+                      f[BLOCK_TOP], f[BLOCK_LEFT], f[BLOCK_ROWS], f[BLOCK_PITCH], scratch, f[BLOCK_AT])  # fmt: skip
+            for n in range(phases.shape[0]):
+                h = phases[n]
+                convolve_block(taps, h[BEGIN], h[END], weights, bias, k, scratch, f[BLOCK_AT], f[BLOCK_PITCH],
+                               h[STRIDE_H], h[STRIDE_W], h[ROWS], h[COLS], h[OUT_FIRST], h[OUT_ROW],
+                               h[OUT_STEP])  # fmt: skip
+            pixels_to_planes(scratch, g.y_plane, y, (image * g.y_planes + k) * g.y_plane)
         else:
             rest = np.empty(f[PADDED] + TOGETHER * f[PITCH] + 2 * LANES, np.float32)
             for last in range(k, g.y_planes):
                 at = image * g.y_planes + last
-                depthwise_plane(source + last - k, last, x, w, y, at * g.y_plane, bias, taps, f, g, rest)
+                _plane_phases(source + last - k, last, x, w, y, at * g.y_plane, bias, taps, phases, g, rest)
 
 
 @kernel
@@ -280,14 +343,13 @@ def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
     g = record(Planes, g_at)
     scratch = np.empty(scratch_size(phases, g), np.float32)
     if phases[0, BLOCKED]:
-        _blocks_share(x, w, y, bias, taps, phases[0], g, scratch, thread, threads)
+        _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads)
         return
     begin, end = share(g.images * g.y_planes, thread, threads)
     for i in range(begin, end):
         image, k = i // g.y_planes, i % g.y_planes
         source = image * g.x_planes + k * g.up // g.down
-        for n in range(phases.shape[0]):
-            depthwise_plane(source, k, x, w, y, i * g.y_plane + phases[n, OUT_FIRST], bias, taps, phases[n], g, scratch)
+        _plane_phases(source, k, x, w, y, i * g.y_plane, bias, taps, phases, g, scratch)
 
 
 @parallel_kernel
@@ -440,7 +502,7 @@ def _padded(
 
 def _blocked(
     taps: list[tuple[int, ...]], spec: ConvSpec, output: tuple[int, int], stride: tuple[int, int],
-    source: tuple[int, int]
+    source: tuple[int, int], pixels: int
 ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:  # fmt: skip
     """The same for blocks of LANES channels, and whether they pay: where rows leave vectors half empty."""
     (p, q), (sh, sw), area = output, stride, source[0] * source[1]
@@ -448,9 +510,9 @@ def _blocked(
     top, left = -min(rows), -min(columns)
     count = (p - 1) * sh + max(rows) + top + 1
     pitch = (-(-q // BLOCK_TOGETHER) * BLOCK_TOGETHER - 1) * sw + max(columns) + left + 1
-    begin = (max(area, p * q) + BLOCK_TOGETHER) * LANES
+    begin = max(area, pixels) * LANES
     end = begin + (count * pitch + len(taps)) * LANES
-    fits = min(area, p * q, spec.c) >= LANES and spec.k == spec.c and 4 * end <= 2 * ISA.cache_block
+    fits = min(area, pixels, spec.c) >= LANES and spec.k == spec.c and 4 * end <= 2 * ISA.cache_block
     pays = 2 * q <= LANES or (spec.r, spec.s) != (3, 3)
     placed = [(*t, ((t[0] + top) * pitch + t[1] + left) * LANES) for t in taps]
     return placed, (int(fits and pays), top, left, count, pitch, begin, end)
@@ -465,8 +527,8 @@ def forward_tables(spec: ConvSpec) -> Tables:
     ]
     output, source = (spec.p, spec.q), (spec.h, spec.w)
     taps, padded = _padded(taps, output, spec.stride, source)
-    taps, blocked = _blocked(taps, spec, output, spec.stride, source)
-    phase = (0, len(taps), *output, 0, spec.q, 1, *spec.stride, _method(spec), *padded, *blocked)
+    taps, blocked = _blocked(taps, spec, output, spec.stride, source, spec.p * spec.q)
+    phase = (0, len(taps), *output, 0, spec.q, 1, *spec.stride, _method(spec), *padded, *blocked, 0)
     planes = Planes(spec.n, spec.c, spec.h, spec.w, spec.k, spec.p * spec.q, 1, spec.k // spec.c, spec.r * spec.s)
     return Tables(np.array(taps, np.int64), np.array([phase], np.int64), planes)
 
@@ -483,25 +545,25 @@ def gradient_tables(spec: ConvSpec) -> Tables:
     multiplier = spec.k // spec.c
     taps: list[tuple[int, ...]] = []
     phases: list[tuple[int, ...]] = []
+    method = _method(spec) if spec.stride == (1, 1) and multiplier == 1 else PADDED_TAPS
     for i in range(min(spec.stride[0], spec.h)):
         for j in range(min(spec.stride[1], spec.w)):
             begin = len(taps)
             # Reversed, so that offsets rise and the rolling window's order holds.
-            hits: list[tuple[int, ...]] = [
+            taps += [
                 (eh, ew, m, (m * spec.r + r) * spec.s + s)
                 for m in range(multiplier)
                 for r, eh in reversed(_hits(0, i, spec))
                 for s, ew in reversed(_hits(1, j, spec))
             ]
             rows, cols = -(-(spec.h - i) // spec.stride[0]), -(-(spec.w - j) // spec.stride[1])
-            method = _method(spec) if spec.stride == (1, 1) and multiplier == 1 else PADDED_TAPS
-            hits, padded = _padded(hits, (rows, cols), (1, 1), (spec.p, spec.q))
-            hits, blocked = _blocked(hits, spec, (rows, cols), (1, 1), (spec.p, spec.q))
-            if spec.stride != (1, 1):
-                blocked = (0,) * len(blocked)
-            taps += hits
             phases.append((begin, len(taps), rows, cols, i * spec.w + j, spec.stride[0] * spec.w, spec.stride[1], 1, 1,
-                           method, *padded, *blocked))  # fmt: skip
+                           method))  # fmt: skip
+    largest, source = (phases[0][ROWS], phases[0][COLS]), (spec.p, spec.q)
+    taps, padded = _padded(taps, largest, (1, 1), source)
+    taps, blocked = _blocked(taps, spec, largest, (1, 1), source, spec.h * spec.w)
+    paired = [int(spec.stride[1] == 2 and spec.w > 1 and phase[OUT_FIRST] % spec.w == 0) for phase in phases]
+    phases = [(*phase, *padded, *blocked, pair) for phase, pair in zip(phases, paired, strict=True)]
     planes = Planes(
         spec.n, spec.k, spec.p, spec.q, spec.c, spec.h * spec.w, multiplier, 1, multiplier * spec.r * spec.s
     )

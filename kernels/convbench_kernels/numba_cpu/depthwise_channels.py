@@ -27,11 +27,11 @@ def _planes_to_pixels(x, xi, pixels, out):
 
 
 @inline_kernel
-def _pixels_to_planes(values, first, pixels, y, yi):
-    """The inverse."""
+def pixels_to_planes(values, pixels, y, yi):
+    """The inverse, from the beginning of `values`."""
     for start in range(0, pixels, LANES):
         at = min(start, pixels - LANES)
-        transpose(values, first + at * LANES, LANES, y, yi + at, pixels)
+        transpose(values, at * LANES, LANES, y, yi + at, pixels)
 
 
 @kernel
@@ -41,10 +41,8 @@ def clear(scratch, begin, end):
 
 
 @kernel
-def channel_block(x, xi, height, width, w, wi, w_plane, taps, bias, k, y, yi, rows, cols, stride_h, stride_w,
-                  top, left, padded_rows, pitch, scratch, padded):  # fmt: skip
-    """LANES output planes. taps: [T, 4] eh, ew, -, offset in a channel's weights; scratch: dense pixels (of x, then
-    of y), and behind `padded` the padded ones, zero around the image, then weights."""
+def pad_block(x, xi, height, width, w, wi, w_plane, taps, top, left, padded_rows, pitch, scratch, padded):
+    """LANES planes of x to padded pixels, zero around the image, and behind them their weights; dense pixels first."""
     count, weights = taps.shape[0], padded + padded_rows * pitch * LANES
     for t in range(count):
         for lane in range(LANES):
@@ -54,20 +52,28 @@ def channel_block(x, xi, height, width, w, wi, w_plane, taps, bias, k, y, yi, ro
         for v in range(max(0, -left), min(width, pitch - left)):
             at = padded + ((h + top) * pitch + v + left) * LANES
             store(scratch, at, load(scratch, (h * width + v) * LANES))
+
+
+@kernel
+def convolve_block(taps, begin, end, weights, bias, k, scratch, padded, pitch, stride_h, stride_w,
+                   rows, cols, out, out_row, out_step):  # fmt: skip
+    """Taps [begin, end) of LANES output planes to dense pixels: row p, column q at out + p*out_row + q*out_step."""
     step, start = stride_w * LANES, load(bias, k)
     for p in range(rows):
         for q in range(0, cols, TOGETHER):
             at = padded + (p * stride_h * pitch + q * stride_w) * LANES
             a0 = a1 = a2 = a3 = start
-            for t in range(count):
+            for t in range(begin, end):
                 i, weight = at + taps[t, 5], load(scratch, weights + t * LANES)
                 a0 = fma(load(scratch, i), weight, a0)
                 a1 = fma(load(scratch, i + step), weight, a1)
                 a2 = fma(load(scratch, i + 2 * step), weight, a2)
                 a3 = fma(load(scratch, i + 3 * step), weight, a3)
-            out = (p * cols + q) * LANES  # what runs over a row's end is overwritten by the next row
-            store(scratch, out, a0)
-            store(scratch, out + LANES, a1)
-            store(scratch, out + 2 * LANES, a2)
-            store(scratch, out + 3 * LANES, a3)
-    _pixels_to_planes(scratch, 0, rows * cols, y, yi)
+            to, next_ = (out + p * out_row + q * out_step) * LANES, out_step * LANES
+            store(scratch, to, a0)
+            if q + 1 < cols:
+                store(scratch, to + next_, a1)
+            if q + 2 < cols:
+                store(scratch, to + 2 * next_, a2)
+            if q + 3 < cols:
+                store(scratch, to + 3 * next_, a3)

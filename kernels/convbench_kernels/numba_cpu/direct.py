@@ -15,7 +15,7 @@ from typing import Any
 
 from convbench.plugin import Case, Implementation, Kernel
 from convbench_kernels.numba_cpu import depthwise
-from convbench_kernels.numba_cpu.geometry import by_channels, data_gradient_taps, forward_taps
+from convbench_kernels.numba_cpu.geometry import data_gradient_taps, forward_taps
 from convbench_kernels.numba_cpu.implicit_gemm import convolution
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.tiles import MR, NR
@@ -60,10 +60,9 @@ def build(case: Case, name: str = "direct") -> Kernel:
         reduce = weight_gradient(forward_taps(lowered.spec), lowered.spec.w_shape)
         run = (lambda x, dy: reduce(dy, x)) if lowered.exchanged else reduce
     elif lowered.pass_ == "data_gradient":
-        phases = data_gradient_taps(lowered.spec)
-        run = convolution(by_channels(phases[0]) if len(phases) == 1 else phases, lowered.spec.x_shape)
+        run = convolution(data_gradient_taps(lowered.spec), lowered.spec.x_shape)
     else:
-        run = convolution(by_channels(forward_taps(lowered.spec)), lowered.spec.y_shape)
+        run = convolution([forward_taps(lowered.spec)], lowered.spec.y_shape)
     return Kernel(run, f"{name}_{MR}x{NR}")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +46,6 @@ class Taps:
     width: int = 0  # columns of y, where fan > 1
     reach: tuple[Sequence[int], Sequence[int], int] | None = None  # rows, columns, p that the padded x must cover
     added: bool = False  # to what y holds
-    first: int = 0  # of the channels, per group, that are summed ...
-    channels: int = 0  # ... of so many that x has; 0: all c
     kept: tuple[int, int] | None = None  # taps of the weights that are packed once for all passes, and this one's
 
 
@@ -116,18 +113,6 @@ def by_tap(t: Taps) -> list[Taps] | None:
     return [replace(whole, added=False), *(one for one in passes if one is not whole)]
 
 
-def by_channels(t: Taps) -> list[Taps]:
-    """Passes over at most ISA.longest channels, each added to the one before: a tile of pixels stays in L1 and L2."""
-    pieces = -(-t.c // ISA.longest) if len(t.rows) == 1 and t.images * t.output[0] * t.output[1] >= MANY_PIXELS else 1
-    bounds = [t.c * i // pieces for i in range(pieces + 1)]
-    image, plane = t.groups * t.k * t.output[0] * t.output[1], t.output[0] * t.output[1]
-    return [
-        replace(t, c=end - begin, first=begin, channels=t.c, added=t.added or begin > 0,
-                out=t.out or (image, plane, t.output[1], 1, 0))
-        for begin, end in pairwise(bounds)
-    ]  # fmt: skip
-
-
 class Geometry(NamedTuple):
     """What the kernel needs, all integers. Offsets and strides in elements, per group where it says k, c."""
 
@@ -136,8 +121,6 @@ class Geometry(NamedTuple):
     groups: int
     k: int
     c: int
-    c_first: int  # channel of x, per group, that c begins with
-    c_all: int  # channels of x, per group
     # weights
     pack_w: int  # 0: read in place, 1: packed by this pass, 2: packed before
     w_panel: int  # packed: from panel to panel, from channel to channel, of this pass's first
@@ -181,6 +164,8 @@ class Geometry(NamedTuple):
     x_at: int
     panel_at: int
     panel_size: int
+    slice: int  # terms (channels x taps of one phase) of a sum that are added up at a time
+    spilled: int  # panels whose partial sums are kept meanwhile
     copy_tiles: int  # so many tiles' pixels are copied side by side before their panels read them; 0: none
 
 
@@ -199,7 +184,7 @@ class Plan:
 
     def shares_x(self, before: Plan) -> bool:
         """Whether this pass can read the x that the pass before has packed."""
-        names = ("pack_x", "c", "c_first", "x_plane", "x_at", "lead", "pitch", "top", "rows", "width")
+        names = ("pack_x", "c", "x_plane", "x_at", "lead", "pitch", "top", "rows", "width")
         ours, theirs = ([getattr(g, name) for name in names] for g in (self.geometry, before.geometry))
         kept = self.geometry.pack_x and self.geometry.block >= self.geometry.images
         return bool(kept) and ours == theirs and np.array_equal(self.phases, before.phases)
@@ -212,8 +197,9 @@ class Plan:
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
 
 
-MANY_PIXELS = 32  # from which passes over some of the channels pay
+SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side
 FEW_BLOCKS = 8  # of L2: where weights do not fit one, they are read once for as many pixels as fit so many
+MOSTLY = 0.8  # of the rows of all taps inside the image: skipping the others would save less than copies do
 SHARED = 4  # panels that must share a copy of a tile's pixels
 
 
@@ -222,6 +208,11 @@ def _reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int
     begin = max(0, -(offset // stride))
     end = min(output, (source - 1 - offset) // stride + 1)
     return begin, max(begin, end)
+
+
+def _whole(live: Sequence[tuple[int, ...]], p: int) -> bool:
+    """Whether nearly all products meet the image, so that no tile may skip a tap."""
+    return sum(end - begin for _, _, _, begin, end, _ in live) >= MOSTLY * p * len(live)
 
 
 def _up(value: int, multiple: int) -> int:
@@ -265,14 +256,14 @@ def plan(t: Taps) -> Plan:
     row_vectors = 0 if flat <= by_row else -(-q // LANES)
     vectors = min(flat, by_row)
     tiles, panels = -(-vectors // NR), -(-t.k // MR)
-    pack_w = int(t.k % MR != 0 or row_vectors > 0 or t.images * tiles > ISA.in_place)
+    few = t.images * tiles <= (ISA.in_place if t.w_channel < t.w_row else SCATTERED)
+    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not few)
     panel = MR * t.c * len(live)
     pack_w = 2 if t.kept else pack_w
-    channels = t.channels or t.c
-    w_panel = MR * (channels if t.kept else t.c * len(live))
-    kept_size, w_first = t.groups * panels * w_panel, t.first * MR * bool(t.kept)
+    w_panel = MR * t.c * (1 if t.kept else len(live))
+    kept_size, w_first = t.groups * panels * w_panel, 0
     if t.kept:  # [tap][group][panel][channel][MR]
-        w_first += t.kept[1] * kept_size
+        w_first = t.kept[1] * kept_size
         kept_size *= t.kept[0]
     panel_block = max(1, min(panels, ISA.cache_block // (4 * max(panel, 1))))
     block = t.images if in_place else max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
@@ -280,22 +271,27 @@ def plan(t: Taps) -> Plan:
     w_size = _up(kept_size, 16) * bool(pack_w)
     x_size = 0 if in_place else _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16)
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
-    tile = t.c * NR * LANES
-    copied = len(live) == 1 and not table[0, 0] and t.c >= ISA.copied and min(panels, panel_block) >= SHARED
+    tile, count = t.c * len(live) * NR * LANES, t.c * len(live)
+    simple = len(live) == 1 and not table[0, 0]
+    simple |= ISA.copies_taps and _whole(live, p) and 4 * t.c * x_plane > 2 * ISA.cache_block
+    copied = simple and count >= ISA.copied and min(panels, panel_block) >= SHARED
     room = ISA.cache_block * (1 if panels <= panel_block else FEW_BLOCKS)
     copy_tiles = max(1, min(tiles, room // (4 * tile))) if copied else 0
-    panel_size = t.fan * MR * NR * LANES + LANES + max(copy_tiles, int(in_place)) * tile
+    slice_ = max(1, ISA.longest if copied else count)
+    spilled = panel_block if count > slice_ * t.fan else 1
+    panel_size = spilled * t.fan * MR * NR * LANES + LANES + max(copy_tiles, int(in_place)) * tile
     geometry = Geometry(
-        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c, c_first=t.first, c_all=channels,
+        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
         pack_w=pack_w, w_panel=w_panel, w_step=MR * (1 if t.kept else len(live)), w_first=w_first,
         w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
         panels=panels, panel_block=panel_block,
-        x_size=t.images * t.groups * channels * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
+        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
         pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
         top=up, rows=rows, width=width, pitch=pitch, lead=lead,
         p=p, q=q, vectors=vectors, row_vectors=row_vectors,
         y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
         fan=t.fan, y_width=t.width, added=int(t.added),
-        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size, copy_tiles=copy_tiles,
+        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size,
+        slice=slice_, spilled=spilled, copy_tiles=copy_tiles,
     )  # fmt: skip
     return Plan(geometry, table, np.array(phases, np.int64), w_size + x_size)

@@ -13,8 +13,8 @@ so that a channel's rows come from L1 for all taps but the first. Two ways to la
     by row   each row starts a vector: less waste where the padding is wide (large dilation).
 
 Blocks: the panels of MR filters that fit half of L2 are applied to all pixels before the next are read. Work is cut
-into (image, group, tile group, panel block, pixel tile, panel) in this order and shared out evenly among the threads: each
-output is computed by one thread, in one order, so that results do not depend on the number of threads.
+into (image, group, tile group, panel block, pixel tile, panel) in this order and shared out evenly among the threads:
+each output is computed by one thread, in one order, so that results do not depend on the number of threads.
 
 Versions
   1  textbook loops                    textbook.py
@@ -23,7 +23,8 @@ Versions
   4  flat pixels                       small maps no longer leave half of each vector empty
   5  weights read in place when each is used for few pixels: packing cost as much as the arithmetic at 7 x 7
   6  taps that fall on padding for a whole tile are skipped: large dilation
-  7  1 x 1: the pixels of some tiles are copied side by side; 2048 channels were 2048 pages, 0.8 of oneDNN's speed
+  7  the pixels of some tiles are copied side by side; 2048 channels were 2048 pages, 0.8 of oneDNN's speed
+  8  long sums in slices whose pixels stay in L1, partial sums in L1 and L2
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from convbench_kernels.numba_cpu.simd import (
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 ROW = NR * LANES  # of a tile spilled to memory
-AHEAD = 8  # channels: between pages the hardware does not look ahead
+AHEAD = 8  # steps: from page to page the hardware does not look ahead
 
 
 # One panel of MR filters on 3, 2 or 1 vectors of pixels. steps[i] = offsets of one (channel, tap) in x and w. Packed
@@ -147,10 +148,12 @@ def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added
 def _put_run(tile, at, count, y, yi, q, g):
     """`count` pixels of a row from column q on: as they are, or the phases of each pixel side by side."""
     if g.added:
-        for lane in range(0, count, LANES):
-            left = count - lane
-            total = add(load_range(y, yi + lane, 0, left), load(tile, at + lane))
-            store_range(y, yi + lane, total, 0, left)
+        whole = count // LANES * LANES
+        for lane in range(0, whole, LANES):
+            store(y, yi + lane, add(load(y, yi + lane), load(tile, at + lane)))
+        if whole < count:
+            total = add(load_range(y, yi + whole, 0, count - whole), load(tile, at + whole))
+            store_range(y, yi + whole, total, 0, count - whole)
         return
     if g.fan == 1:
         unpack_row(tile, at, count, y, yi, g.y_step)
@@ -211,8 +214,8 @@ def _live_taps(taps, first, vectors, g, live):
 
 
 @kernel
-def _fill_steps(taps, live, count, x_plane, g, steps, begins):
-    """steps: offsets in x and w of every (channel, live tap), phase by phase, from begins[phase] on."""
+def _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins):
+    """Offsets in x and w of every (channel, live tap), phase by phase, from begins[phase] on; and for copied tiles."""
     at = first = 0
     for f in range(g.fan):
         begins[f], last = at, first
@@ -221,28 +224,27 @@ def _fill_steps(taps, live, count, x_plane, g, steps, begins):
         for c in range(g.c):
             for i in range(first, last):
                 tap = live[i]
-                steps[at, 0] = c * x_plane + taps[tap, 0]
-                if g.pack_w:
-                    steps[at, 1] = c * g.w_step + tap * MR
-                else:
-                    steps[at, 1] = c * g.w_channel + taps[tap, 1]
+                weight = c * g.w_step + tap * MR if g.pack_w else c * g.w_channel + taps[tap, 1]
+                steps[at, 0], steps[at, 1] = c * x_plane + taps[tap, 0], weight
+                copied_steps[at, 0], copied_steps[at, 1] = at * ROW, weight
                 at += 1
         first = last
     begins[g.fan] = at
 
 
 @kernel
-def _copy_tiles(x, xi, x_plane, first, tiles, work, at, g):
-    """`tiles` tiles from vector `first` on, of all channels, to [tile][channel][NR vectors]: in few pages, and no vector
-    reads beyond the tensor."""
+def _copy_tiles(x, xi, steps, count, first, tiles, work, at, g):
+    """`tiles` tiles from vector `first` on, of all channels and taps, to [tile][step][NR vectors]: in few pages, and no
+    vector reads beyond the tensor."""
     whole = g.vectors if g.pack_x else g.p * g.q // LANES
-    for c in range(g.c):
+    for s in range(count):
+        row, ahead = xi + steps[s, 0], steps[min(s + AHEAD, count - 1), 0] - steps[s, 0]
         for i in range(tiles):
-            to = at + (i * g.c + c) * ROW
+            to = at + (i * count + s) * ROW
             for n in range(NR):
                 v = first + i * NR + n
-                source = xi + c * x_plane + _pixel(v, g)
-                prefetch(x, source + AHEAD * x_plane)
+                source = row + _pixel(v, g)
+                prefetch(x, source + ahead)
                 if v < whole:
                     store(work, to + n * LANES, load(x, source))
                 elif v < g.vectors:
@@ -264,20 +266,27 @@ def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, adde
 @kernel
 def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, begins, first, vectors, d1, d2,
            panel, panels, g):  # fmt: skip
-    """Panels [panel, panel + panels) of filters on one tile of pixels."""
+    """Panels [panel, panel + panels) of filters on one tile of pixels, slice by slice of the sum."""
     gapless = g.q == g.row_vectors * LANES if g.row_vectors else g.q == g.pitch
     direct = gapless and g.fan == 1 and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
-    for i in range(panel, panel + panels):
-        rows = min(MR, g.k - i * MR)
-        a, b, target = wi + i * panel_step, k + i * MR, yi + i * MR * g.y_plane
-        if direct and rows == MR:
-            own = steps[: begins[1]]
-            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, y, target + first * LANES, g.y_plane, g.added, g)
-            continue
-        for f in range(g.fan):
-            own = steps[begins[f] : begins[f + 1]]
-            _panel(vectors, w, a, x, xi, d1, d2, own, bias, b, work, tile_at + f * MR * ROW, ROW, 0, g)
-        _write(work, tile_at, y, target, rows, first, vectors, g)
+    slices, nothing = max(1, -(-begins[g.fan] // (g.slice * g.fan))), np.zeros(MR, np.float32)
+    for n in range(slices):
+        for i in range(panel, panel + panels):
+            rows = min(MR, g.k - i * MR)
+            a, target = wi + i * panel_step, yi + i * MR * g.y_plane
+            start, b = (nothing, 0) if n else (bias, k + i * MR)
+            if direct and rows == MR:
+                lo, hi = share(begins[1], n, slices)
+                _panel(vectors, w, a, x, xi, d1, d2, steps[lo:hi], start, b, y, target + first * LANES, g.y_plane,
+                       g.added + n, g)  # fmt: skip
+                continue
+            spilled = tile_at + (i - panel) * g.fan * MR * ROW if slices > 1 else tile_at
+            for f in range(g.fan):
+                lo, hi = share(begins[f + 1] - begins[f], n, slices)
+                own = steps[begins[f] + lo : begins[f] + hi]
+                _panel(vectors, w, a, x, xi, d1, d2, own, start, b, work, spilled + f * MR * ROW, ROW, n, g)
+            if n == slices - 1:
+                _write(work, spilled, y, target, rows, first, vectors, g)
 
 
 @kernel
@@ -289,11 +298,12 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
     at, end = share(images * g.groups * per_image, thread, threads)
     panel_step = g.w_panel if g.pack_w else g.w_row * MR
     tile_at = g.panel_at + thread * g.panel_size
-    copy_at = tile_at + g.fan * MR * ROW + LANES
+    copy_at = tile_at + g.spilled * g.fan * MR * ROW + LANES
     live = np.full(taps.shape[0] + 1, -1)
     steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.empty(g.fan + 1, np.int64)
+    copied_steps = np.empty_like(steps)
     together = g.copy_tiles if g.copy_tiles else tiles
-    steps_plane = steps_taps = copied_unit = copied = -1
+    steps_taps = copied_unit = copied = -1
     while at < end:
         unit, rest = at // per_image, at % per_image
         image, group = unit // g.groups, unit % g.groups
@@ -312,29 +322,33 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
         if g.pack_x:
             xi = g.x_at + (image * g.groups + group) * g.c * x_plane
         else:
-            xi = (((first_image + image) * g.groups + group) * g.c_all + g.c_first) * x_plane
+            xi = ((first_image + image) * g.groups + group) * g.c * x_plane
         d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
-        if g.copy_tiles or (not g.pack_x and xi + pixel + (g.c - 1) * x_plane + vectors * LANES > g.x_size):
+        copy = g.copy_tiles or (not g.pack_x and xi + pixel + (g.c - 1) * x_plane + vectors * LANES > g.x_size)
+        if copy:
+            count, changed = _live_taps(taps, 0, g.vectors, g, live)
+        else:
+            count, changed = _live_taps(taps, first, vectors, g, live)
+        if changed or count != steps_taps:
+            _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins)
+            steps_taps = count
+        own = copied_steps if copy else steps
+        if copy:
             begin, number = (start, in_group) if g.copy_tiles else (tile, 1)
             if unit != copied_unit or begin != copied:
-                _copy_tiles(source, xi, x_plane, begin * NR, number, work, copy_at, g)
+                _copy_tiles(source, xi, steps, begins[g.fan], begin * NR, number, work, copy_at, g)
                 copied_unit, copied = unit, begin
-            source, xi, x_plane = work, copy_at + (tile - begin) * g.c * ROW, ROW
+            source, xi = work, copy_at + (tile - begin) * begins[g.fan] * ROW
             d1, d2 = LANES, 2 * LANES
         else:
             xi += pixel
 
-        count, changed = _live_taps(taps, first, vectors, g, live)
-        if changed or count != steps_taps or x_plane != steps_plane:
-            _fill_steps(taps, live, count, x_plane, g, steps, begins)
-            steps_plane, steps_taps = x_plane, count
-
         if g.pack_w:
             weights, wi = work, g.w_at + group * g.panels * panel_step + g.w_first
         else:
-            weights, wi = w, group * g.w_group + g.c_first * g.w_channel
+            weights, wi = w, group * g.w_group
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
-        _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, steps,
+        _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, own,
                begins, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
         at += panels
 
@@ -348,14 +362,13 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, t
         size = g.c * taps.shape[0] * MR
         for i in range(begin, end):
             first = i % g.panels * MR
-            wi = i // g.panels * g.w_group + first * g.w_row + g.c_first * g.w_channel
+            wi = i // g.panels * g.w_group + first * g.w_row
             pack_panel(w, wi, min(MR, g.k - first), g.w_row, g.c, g.w_channel, taps, work, g.w_at + i * size)
     if g.pack_x and not packed:
         channels = g.groups * g.c
         begin, end = share(images * channels, thread, threads)
         for i in range(begin, end):
-            channel = (first_image * g.groups + i // g.c) * g.c_all + g.c_first + i % g.c
-            xi, at = channel * g.h * g.w, g.x_at + i * g.x_plane
+            xi, at = (first_image * channels + i) * g.h * g.w, g.x_at + i * g.x_plane
             for f in range(phases.shape[0]):
                 pack_plane(x, xi, g.h, g.w, g.stride_h, g.stride_w, g.top, g.rows, g.width, g.pitch, g.lead,
                            phases[f, 0], phases[f, 1], work, at + f * g.phase_plane)  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from convbench.plugin import Case, Implementation, Kernel
 from convbench_kernels.numba_cpu.direct import reason_against
-from convbench_kernels.numba_cpu.geometry import Taps, by_channels, by_tap, data_gradient_taps, forward_taps
+from convbench_kernels.numba_cpu.geometry import Taps, by_tap, data_gradient_taps, forward_taps
 from convbench_kernels.numba_cpu.implicit_gemm import convolution
 from convbench_kernels.numba_cpu.lowering import lower
 
@@ -54,8 +54,7 @@ def pays(case: Case) -> bool:
 
 def build(case: Case) -> Kernel:
     taps = _taps(case)
-    passes = [piece for one in by_tap(taps) or [] for piece in by_channels(one)]
-    return Kernel(convolution(passes, case.output_shapes[0], kept=taps), "taps")
+    return Kernel(convolution(by_tap(taps) or [], case.output_shapes[0], kept=taps), "taps")
 
 
 IMPLEMENTATION = Implementation("numba.taps", supports, build, "a matrix product a tap, where taps miss the image")

@@ -30,8 +30,9 @@ class Isa:
 
     cache_block  bytes kept in L2 while others stream by: a block of weights, a group of pixel tiles
     in_place     tiles of pixels up to which weights are read where they are: packing costs more
-    copied       1 x 1: channels from which a tile's pixels are copied side by side
-    longest      1 x 1: channels summed in one pass, so that a tile of pixels stays in L1"""
+    copied       terms of a sum (channels x taps) from which a tile's pixels are copied side by side ...
+    copies_taps  ... and whether for other kernels than 1 x 1 too: small L1 and few registers
+    longest      terms of such a sum that are added up at a time, so that their pixels stay in L1"""
 
     name: str
     lanes: int
@@ -41,16 +42,17 @@ class Isa:
     cache_block: int
     in_place: int
     copied: int
+    copies_taps: bool
     longest: int
 
 
 TABLE = (
-    #   name      lanes  fma    mr  nr  cache_block  in_place  copied  longest     registers: sums + x + broadcast
-    Isa("avx512", 16,    True,  8,  3,  384 * 1024,  128,      256,    640),  # 32: 24 + 3 + (in the FMA's operand)
-    Isa("avx2",   8,     True,  4,  3,  128 * 1024,  40,       32,     256),  # 16: 12 + 3 + 1
-    Isa("avx",    8,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
-    Isa("neon",   4,     True,  8,  3,  128 * 1024,  40,       32,     256),  # 32: 24 + 3 + 1
-    Isa("sse2",   4,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
+    #   name      lanes  fma    mr  nr  cache_block  in_place  copied  copies_taps  longest  registers: sums, x, weight
+    Isa("avx512", 16,    True,  8,  3,  384 * 1024,  128,      256,    False,       640),  # 32: 24 + 3 (+ 1)
+    Isa("avx2",   8,     True,  4,  3,  128 * 1024,  40,       32,     True,        192),  # 16: 12 + 3 + 1
+    Isa("avx",    8,     False, 4,  2,  128 * 1024,  40,       32,     True,        256),  # 16: 8 + 2 + 1 + product
+    Isa("neon",   4,     True,  8,  3,  128 * 1024,  40,       32,     True,        256),  # 32: 24 + 3 + 1
+    Isa("sse2",   4,     False, 4,  2,  128 * 1024,  40,       32,     True,        256),  # 16: 8 + 2 + 1 + product
 )  # fmt: skip
 
 
