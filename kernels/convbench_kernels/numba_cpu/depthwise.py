@@ -21,7 +21,8 @@ Versions
   2  vectors along W, taps as masked loads: 5 x 5 ran at a sixth of oneDNN's speed, all time in masks
   3  rolling window for 3 x 3 stride 1 and 2: three loads a row in place of nine
   4  weight gradient with nine accumulators in one pass over x and dy
-  5  all other taps from a zero-padded copy of the plane in L1, four output rows a pass: one load an FMA
+  5  weight gradient, 3 x 3: a row of x meets every row of dy it belongs to while it is in registers
+  6  all other taps from a zero-padded copy of the plane in L1, four output rows a pass: one load an FMA
 
 Zhang, Lo, Lu: High Performance Depthwise and Pointwise Convolutions on Mobile Devices (arXiv 2001.02504).
 """
@@ -391,34 +392,68 @@ def _gradient_padded(scratch, taps, dy, di, rows, cols, pitch, out, at):
 
 
 @inline_kernel
-def _three(x, at, stride, ranges, count, d, a0, a1, a2):
-    """Three neighbouring taps of one row: accumulators + dy times the three shifts."""
-    left = columns(x, at, stride, ranges[0], min(ranges[1], count))
-    middle = columns(x, at + 1, stride, ranges[2], min(ranges[3], count))
-    right = columns(x, at + 2, stride, ranges[4], min(ranges[5], count))
-    return fma(left, d, a0), fma(middle, d, a1), fma(right, d, a2)
+def _three(x, at, ranges, count):
+    """Three neighbouring columns of a row with stride 2."""
+    left = columns(x, at, 2, ranges[0], min(ranges[1], count))
+    middle = columns(x, at + 1, 2, ranges[2], min(ranges[3], count))
+    right = columns(x, at + 2, 2, ranges[4], min(ranges[5], count))
+    return left, middle, right
 
 
 @kernel
-def _gradient_3x3(x, xi, height, width, dy, di, rows, cols, stride_h, stride_w, eh, ew, out, at):
-    """All nine taps of one plane in one pass, added to out[at : at + 9]."""
+def _gradient_rolling(x, xi, height, width, dy, di, rows, cols, eh, ew, out, at):
+    """3 x 3, stride 1, all nine taps in one pass, added to out[at : at + 9]: each row of x meets three rows of dy."""
     zero = broadcast(np.float32(0.0))
     a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = zero
     for first in range(0, cols, LANES):
-        count, base = min(cols - first, LANES), first * stride_w + ew
-        lo0, hi0 = valid_lanes(base, stride_w, width)
-        lo1, hi1 = valid_lanes(base + 1, stride_w, width)
-        lo2, hi2 = valid_lanes(base + 2, stride_w, width)
-        ranges = (lo0, hi0, lo1, hi1, lo2, hi2)
-        for a in range(rows):
-            d = load_range(dy, di + a * cols + first, 0, count)
-            h = a * stride_h + eh
+        count, base = min(cols - first, LANES), xi + first + ew
+        lo0, hi0 = valid_lanes(first + ew, 1, width)
+        lo1, hi1 = valid_lanes(first + ew + 1, 1, width)
+        lo2, hi2 = valid_lanes(first + ew + 2, 1, width)
+        whole = lo0 == 0 and hi2 == LANES and count == LANES
+        below = level = above = zero
+        for h in range(eh, rows + eh + 2):  # dy rows h - eh, the one above, and the one above that
+            below, level, above = zero, below, level
+            if h - eh < rows:
+                source = di + (h - eh) * cols + first
+                below = load(dy, source) if whole else load_range(dy, source, 0, count)
             if 0 <= h < height:
-                a0, a1, a2 = _three(x, xi + h * width + base, stride_w, ranges, count, d, a0, a1, a2)
-            if 0 <= h + 1 < height:
-                b0, b1, b2 = _three(x, xi + (h + 1) * width + base, stride_w, ranges, count, d, b0, b1, b2)
-            if 0 <= h + 2 < height:
-                c0, c1, c2 = _three(x, xi + (h + 2) * width + base, stride_w, ranges, count, d, c0, c1, c2)
+                source = base + h * width
+                if whole:
+                    left, middle, right = load(x, source), load(x, source + 1), load(x, source + 2)
+                else:
+                    left = load_range(x, source, lo0, min(hi0, count))
+                    middle = load_range(x, source + 1, lo1, min(hi1, count))
+                    right = load_range(x, source + 2, lo2, min(hi2, count))
+                a0, a1, a2 = fma(left, below, a0), fma(middle, below, a1), fma(right, below, a2)
+                b0, b1, b2 = fma(left, level, b0), fma(middle, level, b1), fma(right, level, b2)
+                c0, c1, c2 = fma(left, above, c0), fma(middle, above, c1), fma(right, above, c2)
+    for t, total in enumerate((a0, a1, a2, b0, b1, b2, c0, c1, c2)):
+        out[at + t] += sum_lanes(total)
+
+
+@kernel
+def _gradient_stride2(x, xi, height, width, dy, di, rows, cols, eh, ew, out, at):
+    """3 x 3, stride 2: the first row of x of one output row is the last of the output row above."""
+    zero = broadcast(np.float32(0.0))
+    a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = zero
+    for first in range(0, cols, LANES):
+        count, base = min(cols - first, LANES), 2 * first + ew
+        lo0, hi0 = valid_lanes(base, 2, width)
+        lo1, hi1 = valid_lanes(base + 1, 2, width)
+        lo2, hi2 = valid_lanes(base + 2, 2, width)
+        ranges, level = (lo0, hi0, lo1, hi1, lo2, hi2), zero
+        for a in range(rows + 1):
+            above, level, h = level, zero, 2 * a + eh
+            if a < rows:
+                level = load_range(dy, di + a * cols + first, 0, count)
+            if 0 <= h < height:
+                left, middle, right = _three(x, xi + h * width + base, ranges, count)
+                a0, a1, a2 = fma(left, level, a0), fma(middle, level, a1), fma(right, level, a2)
+                c0, c1, c2 = fma(left, above, c0), fma(middle, above, c1), fma(right, above, c2)
+            if a < rows and 0 <= h + 1 < height:
+                left, middle, right = _three(x, xi + (h + 1) * width + base, ranges, count)
+                b0, b1, b2 = fma(left, level, b0), fma(middle, level, b1), fma(right, level, b2)
     for t, total in enumerate((a0, a1, a2, b0, b1, b2, c0, c1, c2)):
         out[at + t] += sum_lanes(total)
 
@@ -426,14 +461,15 @@ def _gradient_3x3(x, xi, height, width, dy, di, rows, cols, stride_h, stride_w, 
 @kernel
 def _gradient_plane(k, x, dy, dw, taps, f, g, scratch):
     """All taps of filter k over all images."""
-    rows, cols, stride_h, stride_w, method = f[ROWS], f[COLS], f[STRIDE_H], f[STRIDE_W], f[METHOD]
+    rows, cols, method = f[ROWS], f[COLS], f[METHOD]
     plane, count = g.height * g.width, taps.shape[0]
     dw[k * count : (k + 1) * count] = 0.0
     for n in range(g.images):
         xi, di = (n * g.x_planes + k * g.up // g.down) * plane, (n * g.y_planes + k) * g.y_plane
-        if method != PADDED_TAPS:
-            _gradient_3x3(x, xi, g.height, g.width, dy, di, rows, cols, stride_h, stride_w,
-                          taps[0, 0], taps[0, 1], dw, k * count)  # fmt: skip
+        if method == ROLLING:
+            _gradient_rolling(x, xi, g.height, g.width, dy, di, rows, cols, taps[0, 0], taps[0, 1], dw, k * count)
+        elif method == STRIDE2:
+            _gradient_stride2(x, xi, g.height, g.width, dy, di, rows, cols, taps[0, 0], taps[0, 1], dw, k * count)
         else:
             pad_plane(x, xi, g.height, g.width, 1, f, scratch)
             _gradient_padded(scratch, taps, dy, di, rows, cols, f[PITCH], dw, k * count)
