@@ -425,9 +425,13 @@ def _gradient_rolling(x, xi, height, width, dy, di, rows, cols, eh, ew, out, at)
                     left = load_range(x, source, lo0, min(hi0, count))
                     middle = load_range(x, source + 1, lo1, min(hi1, count))
                     right = load_range(x, source + 2, lo2, min(hi2, count))
-                a0, a1, a2 = fma(left, below, a0), fma(middle, below, a1), fma(right, below, a2)
-                b0, b1, b2 = fma(left, level, b0), fma(middle, level, b1), fma(right, level, b2)
-                c0, c1, c2 = fma(left, above, c0), fma(middle, above, c1), fma(right, above, c2)
+                a = h - eh  # a NaN of x must not meet rows of dy that are not there, zero or not
+                if a < rows:
+                    a0, a1, a2 = fma(left, below, a0), fma(middle, below, a1), fma(right, below, a2)
+                if 1 <= a <= rows:
+                    b0, b1, b2 = fma(left, level, b0), fma(middle, level, b1), fma(right, level, b2)
+                if a >= 2:
+                    c0, c1, c2 = fma(left, above, c0), fma(middle, above, c1), fma(right, above, c2)
     for t, total in enumerate((a0, a1, a2, b0, b1, b2, c0, c1, c2)):
         out[at + t] += sum_lanes(total)
 
@@ -449,8 +453,10 @@ def _gradient_stride2(x, xi, height, width, dy, di, rows, cols, eh, ew, out, at)
                 level = load_range(dy, di + a * cols + first, 0, count)
             if 0 <= h < height:
                 left, middle, right = _three(x, xi + h * width + base, ranges, count)
-                a0, a1, a2 = fma(left, level, a0), fma(middle, level, a1), fma(right, level, a2)
-                c0, c1, c2 = fma(left, above, c0), fma(middle, above, c1), fma(right, above, c2)
+                if a < rows:
+                    a0, a1, a2 = fma(left, level, a0), fma(middle, level, a1), fma(right, level, a2)
+                if a > 0:
+                    c0, c1, c2 = fma(left, above, c0), fma(middle, above, c1), fma(right, above, c2)
             if a < rows and 0 <= h + 1 < height:
                 left, middle, right = _three(x, xi + (h + 1) * width + base, ranges, count)
                 b0, b1, b2 = fma(left, level, b0), fma(middle, level, b1), fma(right, level, b2)
