@@ -64,6 +64,19 @@ def test_ratios_by_hand():
     assert (saving.suite, saving.case) == ("s", "layer.dense")
 
 
+def test_two_calls_are_of_one_layout():
+    """The fastest depthwise call hands over channels_last, the fastest pointwise one takes NCHW: not a pair."""
+    fastest = [
+        row(DEPTHWISE, "c", 0.1e-3, layout="channels_last"),
+        row(POINTWISE, "c", 1.2e-3, layout="channels_last"),
+    ]
+    (saving,) = analyse(record([*MEASURED, *fastest]))
+    assert (saving.depthwise.implementation, saving.pointwise.implementation) == ("a", "b")
+    assert saving.measured_unfused == pytest.approx(4)
+    without = [r for r in MEASURED if spec_of(r) != DEPTHWISE]
+    assert analyse(record([*without, fastest[0]]))[0].measured_unfused is None
+
+
 @pytest.mark.parametrize(("flops_per_s", "expected"), [(1e12, "6.430"), (1e11, "8.654")])
 def test_roofline_ratio_of_the_worked_example(flops_per_s, expected):
     (saving,) = analyse(record(MEASURED, peaks(flops_per_s, 20e9)))
