@@ -37,11 +37,12 @@ class Header(Struct, kw_only=True):
 
 
 class Entry(Struct, kw_only=True):
-    """One finished case: its position in the header's cases, and its rows."""
+    """One finished case: its position in the header's cases, its rows, and all the run's warnings until then."""
 
     case: Annotated[int, Meta(ge=0)]
     rows: list[RecordedRow]
     timings: dict[str, float] = {}
+    warnings: list[str] = []
 
 
 class Journal:

@@ -209,15 +209,19 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
-    interrupted = False
+    interrupted, earlier = False, record.warnings
+
+    def noise() -> list[str]:
+        return list(dict.fromkeys((*earlier, *warnings(before, snapshot()))))
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with live(plan, done) as progress:
-            execute(plan, record, progress, journal, done)
+            execute(plan, record, progress, journal, done, noise)
         record.complete = True
     except KeyboardInterrupt:
         interrupted = True
-    record.warnings += warnings(before, snapshot())
+    record.warnings = noise()
     record.finished = datetime.now(UTC).isoformat(timespec="seconds")
     return record, journal.path.parent, interrupted
 

@@ -338,6 +338,28 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     assert load(out).warnings == record.warnings
 
 
+def test_warnings_of_a_run_that_was_killed_are_in_the_resumed_one(tiny, tmp_path, monkeypatch):
+    from convbench import run as running
+
+    def interrupted(case, *rest, real=running.run_case):
+        if case.name == "c":
+            raise KeyboardInterrupt
+        return real(case, *rest)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr("convbench.machine.noise.warnings", lambda *both: ["loud at first"])
+    with monkeypatch.context() as first:
+        first.setattr(running, "run_case", interrupted)
+        assert (
+            convbench(["run", tiny, "--quick", "--impl", "torch.aten", "--max-time", "0.02", "--out", str(out)]) == 130
+        )
+    (out / "run.json").unlink()  # as if killed: the journal is all there is
+    monkeypatch.setattr("convbench.machine.noise.warnings", lambda *both: ["louder then"])
+    assert convbench(["run", "--resume", str(out)]) == 0
+    assert load(out).warnings == ["loud at first", "louder then"]
+    assert len(load(out).rows) == 3
+
+
 def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
     out = tmp_path / "out"
     arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "3", "--precision", "0.001%", "--out", str(out)]
