@@ -5,11 +5,12 @@ Data goes to stdout, progress and messages to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import click
 
@@ -55,11 +56,27 @@ def selection_options(function: Callable) -> Callable:
 
 
 def _keep_stdout(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    """With --json whatever else prints, a plug-in for instance, prints on stderr."""
+    """With --json whatever else prints, a plug-in or its C code for instance, prints on stderr."""
     if value:
-        context.meta[_STDOUT] = sys.stdout
+        context.meta[_STDOUT] = context.with_resource(_own_stdout())
         context.with_resource(redirect_stdout(sys.stderr))
     return value
+
+
+@contextmanager
+def _own_stdout() -> Iterator[TextIO]:
+    """stdout for the document alone: descriptor 1, which C prints to, is stderr for the rest of the process."""
+    try:
+        is_descriptor = sys.stdout.fileno() == 1
+    except (AttributeError, OSError):  # replaced by something without a file, as tests do, or closed
+        is_descriptor = False
+    if not is_descriptor:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    with open(os.dup(1), "w", encoding=sys.stdout.encoding) as own:
+        os.dup2(2, 1)
+        yield own
 
 
 json_option = click.option("--json", "as_json", is_flag=True, callback=_keep_stdout,

@@ -95,9 +95,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_pipe_is_quiet():
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_closed_pipe_is_quiet(option):
     done = subprocess.run(
-        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 | head -1",
+        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 efficientnet_b0 {option} | head -1",
         shell=True,
         capture_output=True,
         text=True,
@@ -116,17 +117,21 @@ def test_two_suites_of_one_name_are_not_mixed_up(tmp_path, capsys):
     assert run(["count", str(path), str(path)]) == 0
 
 
-def test_a_plug_in_that_prints_does_not_spoil_the_document(plugin_path, tmp_path):
-    folder = plugin_path("noisy", "print('hello')\ndef make(): return []")
+@pytest.mark.parametrize(
+    "printing", ["print('hello')", "import ctypes; ctypes.CDLL(None).puts(b'hello')"], ids=["Python", "C"]
+)
+def test_a_plug_in_that_prints_does_not_spoil_the_document(plugin_path, printing):
+    folder = plugin_path("noisy", f"{printing}\ndef make(): return []")
     done = convbench("list", "--json", PYTHONPATH=os.pathsep.join([str(folder), *sys.path]))
     assert done.returncode == 0
     assert json.loads(done.stdout)["command"] == "list"
     assert "hello" in done.stderr
 
 
-def test_a_closed_stdout_is_no_traceback():
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_closed_stdout_is_no_traceback(option):
     done = subprocess.run(
-        f"{sys.executable} -m convbench.cli.main count vgg16 >&-", shell=True, capture_output=True, text=True
+        f"{sys.executable} -m convbench.cli.main count vgg16 {option} >&-", shell=True, capture_output=True, text=True
     )
     assert done.returncode == 0
     assert done.stderr == ""
