@@ -49,6 +49,9 @@ def prepare(threads: int | None) -> int:
 
     torch.set_num_threads(threads)
     if "numba" in sys.modules:
+        most = sys.modules["numba"].config.NUMBA_NUM_THREADS
+        if threads > most:  # its pool is made once
+            raise InputError(f"--threads {threads}: Numba began with {most} in this process; start a new one")
         sys.modules["numba"].set_num_threads(threads)
     return threads
 
