@@ -23,7 +23,26 @@ if TYPE_CHECKING:
 
 DEFAULT_SUITE = "default"
 _STDOUT = "convbench.stdout"
-SEED = click.IntRange(0, 2**63 - 1)  # what torch and the journal can hold
+
+
+def examples(*lines: str) -> str:
+    """A --help epilog of command lines to paste, one a line."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+class Seed(click.ParamType):
+    """A seed that torch and the journal can hold."""
+
+    name = "n"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            seed = int(str(value))
+        except ValueError:
+            seed = -1
+        if not 0 <= seed < 2**63:
+            self.fail(f"{value} is no seed; write a whole number from 0 to 2^63 - 1", param, ctx)
+        return seed
 
 
 def selection_options(function: Callable) -> Callable:

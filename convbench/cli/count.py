@@ -18,15 +18,22 @@ _SHOWN = ("case", "pass", "kind", "count", "shape", *SUMMED[:2], *SUMMED[3:], "i
 _TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
 
 
-@click.command(epilog="Examples:  convbench count vgg16  |  convbench count mobilenet_v1 mobilenet_v1_full  |  "
-               "convbench count mine.toml --pass all --crosscheck  |  convbench count resnet50 --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench count vgg16",
+        "convbench count mobilenet_v1 mobilenet_v1_full",
+        "convbench count unet --pass all --crosscheck",
+        "convbench count resnet50 --json",
+    )
+)
 @common.selection_options
 @click.option("--crosscheck", is_flag=True, help="Compare with fvcore and torch.utils.flop_counter, layer by layer.")
 @common.json_option
 def command(selection: Selection, crosscheck: bool, as_json: bool) -> None:
-    """MACs, FLOPs, parameters, bytes, intensity and receptive field of suites, layer by layer.
+    """What layers cost on paper: MACs, parameters, bytes.
 
-    1 MAC = 2 FLOPs. Totals count each layer as often as its network uses it.
+    Also intensity and receptive field; one line a layer, and the totals of each suite. 1 MAC = 2 FLOPs. Totals count
+    each layer as often as its network uses it.
     """
     cases = select_cases(selection, common.DEFAULT_SUITE, "forward", selection.devices or ("cpu",))
     suites = {suite.name: suite for suite in map(resolve, selection.suites or (common.DEFAULT_SUITE,))}

@@ -20,13 +20,22 @@ _PROBES: dict[str, dict] = {
 _LETTERS = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
 
 
-@click.command(epilog="Examples:  convbench list  |  convbench list suites  |  convbench list cases mobilenet_v1  |  "
-               "convbench list implementations --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench list",
+        "convbench list suites",
+        "convbench list cases mobilenet_v1",
+        "convbench list implementations --json",
+    )
+)
 @click.argument("what", type=click.Choice(["all", "suites", "cases", "implementations"]), default="all")
 @click.argument("suites", nargs=-1, metavar="[SUITE]...")
 @common.json_option
 def command(what: str, suites: tuple[str, ...], as_json: bool) -> None:
-    """Suites, cases (of the SUITEs named), and implementations with their coverage."""
+    """Suites, their layers, implementations and what they cover.
+
+    WHAT is all, suites, cases (of the SUITEs named, or of the default suite) or implementations.
+    """
     document: dict[str, list] = {}
     if what in ("all", "suites"):
         document["suites"] = _suites()

@@ -10,16 +10,19 @@ from convbench.cli import common
 
 
 @click.command(
-    epilog="Examples:  convbench report reports/my-machine/2026-01-02_030405  |  "
-    "convbench report run.json --out page.html"
+    epilog=common.examples(
+        "convbench report reports/my-machine/2026-01-02_030405",
+        "convbench report run.json --out page.html",
+    )
 )
 @click.argument("record", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it.")
 @common.json_option
 def command(record: Path, out: Path | None, as_json: bool) -> None:
-    """Render report.html from RECORD, a run.json or the folder of a run.
+    """Render report.html of a stored run again.
 
-    Writes report.html beside run.json (or --out FILE). The page needs no network.
+    RECORD is a run.json or the folder of a run. Writes report.html beside run.json (or --out FILE). The page needs no
+    network.
     """
     from convbench.report import write
     from convbench.results import load

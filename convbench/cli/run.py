@@ -45,16 +45,26 @@ class Fraction(click.ParamType):
 
 
 @click.command(
-    epilog="Examples:  convbench run  |  convbench run --quick  |  convbench run mobilenet_v1 --impl numba "
-    "--pass all  |  convbench run --suite my_layers.toml --precision 0.5%  |  convbench run --resume DIR"
+    epilog=common.examples(
+        "convbench run",
+        "convbench run --quick",
+        "convbench run mobilenet_v1 --impl numba --pass all",
+        "convbench run --suite my_layers.toml --precision 1% --out results",
+        "convbench run --resume results",
+    )
 )
 @common.selection_options
 @click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
 @click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--precision", type=Fraction(), help="Stop at this 95% interval (default: 0.5%, with --quick 2%).")
-@click.option("--max-time", type=float, metavar="SECONDS", help="Longest sampling of one cell.")
-@click.option("--seed", type=common.SEED, default=0, show_default=True, help="Seed of the data and of the order.")
+@click.option(
+    "--max-time",
+    type=float,
+    metavar="SECONDS",
+    help="Longest sampling of one cell, but six samples at least (default: 1, with --quick 0.25).",
+)
+@click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @common.json_option
@@ -70,7 +80,7 @@ def command(
     resume: Path | None,
     as_json: bool,
 ) -> int:
-    """Verify and time layers of published networks on every implementation.
+    """Verify and time layers of published networks.
 
     With no SUITE: detects this machine, measures its peaks and runs the default suite. Writes run.json,
     results.csv and report.html under reports/ (or --out DIR).

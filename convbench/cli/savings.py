@@ -20,8 +20,13 @@ DEFAULT_SUITE = "separable"
 DEFAULT_CELL_S = 0.3  # about 120 cells of the default suite in under a minute
 
 
-@click.command(epilog="Examples:  convbench savings  |  convbench savings --record reports/my-machine/2026-01-02  "
-               "|  convbench savings vgg16 --case 'conv4*' --pass all --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench savings",
+        "convbench savings --record reports/my-machine/2026-01-02_030405",
+        "convbench savings vgg16 --case 'conv4*' --pass all --json",
+    )
+)
 @common.selection_options
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="RECORD", help="A run.json or its folder: no timing."
@@ -31,7 +36,7 @@ DEFAULT_CELL_S = 0.3  # about 120 cells of the default suite in under a minute
               help="Longest sampling of one cell.")  # fmt: skip
 @common.json_option
 def command(selection: Selection, record: Path | None, threads: int | None, max_time: float, as_json: bool) -> int:
-    """What replacing a dense convolution by a depthwise-separable pair saves.
+    """What a depthwise-separable pair saves over dense.
 
     From a RECORD, or measured now: every dense layer of the suites (default: separable) and the depthwise,
     pointwise and fused convolutions that would replace it. Ratios are dense time / pair time.

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -18,6 +20,34 @@ def convbench(*arguments, cwd=None, **environment):
         cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_line_and_its_examples_are_whole_commands(name, capsys):
+    command = import_module(f"convbench.cli.{name}").command
+    assert not command.get_short_help_str(limit=60).endswith("...")
+    assert run([name, "--help"]) == 0
+    _, _, examples = capsys.readouterr().out.partition("Examples:\n")
+    lines = [shlex.split(line) for line in examples.splitlines() if line.strip()]
+    assert lines
+    for program, called, *words in lines:
+        assert (program, called) == ("convbench", name)
+        command.make_context(name, words).close()  # raises for an option that there is not
+
+
+def test_no_command_shows_the_help(capsys):
+    assert run([]) == 2
+    assert "  savings  " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("a = [1,\n2,\n", "line 2"), ("a = \n", "line 1, column 5"), ('a = """\n', "line 1")]
+)
+def test_malformed_toml_names_the_line(text, place, tmp_path, capsys):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    assert run(["count", str(path)]) == 2
+    assert place in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
