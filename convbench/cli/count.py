@@ -9,7 +9,7 @@ import click
 from convbench import count
 from convbench.case import Case
 from convbench.cli import common
-from convbench.plan import Selection, select_cases
+from convbench.plan import Selection, device_name, select_cases
 from convbench.spec import Pair
 from convbench.suites import Suite, resolve
 
@@ -35,7 +35,8 @@ def command(selection: Selection, crosscheck: bool, as_json: bool) -> None:
     Also intensity and receptive field; one line a layer, and the totals of each suite. 1 MAC = 2 FLOPs. Totals count
     each layer as often as its network uses it.
     """
-    cases = select_cases(selection, common.DEFAULT_SUITE, "forward", selection.devices or ("cpu",))
+    devices = list(dict.fromkeys(map(device_name, selection.devices or ("cpu",))))
+    cases = select_cases(selection, common.DEFAULT_SUITE, "forward", devices)
     suites = {suite.name: suite for suite in map(resolve, selection.suites or (common.DEFAULT_SUITE,))}
     fields = {name: suite.receptive_fields() for name, suite in suites.items()}
     rows = [count_row(case, fields[case.suite].get(case.name)) for case in cases]

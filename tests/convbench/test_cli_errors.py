@@ -75,6 +75,7 @@ def test_malformed_toml_names_the_line(text, place, tmp_path, capsys):
         (["run", "--pass", "sideways"], "sideways"),
         (["verify", "--suite", "no_such_suite"], "no_such_suite"),
         (["count", "no_such_suite"], "no_such_suite"),
+        (["count", "vgg16", "--device", "toaster"], "--device toaster"),
         (["report", "no/such/run.json"], "no/such/run.json"),
         (["savings", "--record", "no/such/run.json"], "no/such/run.json"),
     ],
