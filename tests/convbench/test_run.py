@@ -1,6 +1,7 @@
 """The main job on fake kernels and on torch: statuses, resume after a kill, files, exit codes."""
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -156,6 +157,27 @@ def test_interrupted_anywhere_then_resumed_has_each_case_once(tmp_path):
     assert [(r.case, r.implementation) for r in record.rows] == [(c.name, n) for c in CASES for n in names]
     assert record.rows[:2] == first  # not measured again
     assert resume(journal)[1].rows == record.rows
+
+
+def test_a_finished_case_leaves_no_tensors_in_memory():
+    """Those of large layers are gone before the next ones come, whenever Python collects its garbage."""
+
+    def allocating(x, w):
+        return torch.empty(1, 4, 6, 6).copy_(torch.nn.functional.conv2d(x, w, padding=1))
+
+    def tensors():
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    execute_plan(implementation("torch.allocating", allocating))  # what is made once
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        record = execute_plan(implementation("torch.allocating", allocating))
+        assert [row.status for row in record.rows] == ["ok"] * 6
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 def test_a_kernel_that_fails_while_it_is_timed_is_alone_in_it():
