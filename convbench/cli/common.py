@@ -138,23 +138,25 @@ def table(
 ) -> None:
     """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right.
 
-    spare: headings of columns to leave out, in this order, while a terminal is too narrow.
+    spare: headings of columns to leave out, in this order and saying so, while a terminal is too narrow.
     """
     from rich.measure import Measurement
 
     unbounded = out().options.update(max_width=100_000)
     kept = [(column, "right") if isinstance(column, str) else column for column in columns]
-    places, left_out = list(range(len(kept))), list(spare)
+    spare = [heading for heading in spare if any(heading == name for name, _ in kept)]
+    places, gone = list(range(len(kept))), 0
     while True:
         view = _view([kept[i] for i in places], [[row[i] for i in places] for row in rows])
-        if not left_out or Measurement.get(out(), unbounded, view).maximum <= out().width:
+        if gone == len(spare) or Measurement.get(out(), unbounded, view).maximum <= out().width:
             break
-        gone = left_out.pop(0)
-        places = [i for i in places if kept[i][0] != gone]
+        places = [i for i in places if kept[i][0] != spare[gone]]
+        gone += 1
     out().print(printable(title), style="bold")
     out().print(view)
-    if note:
-        out().print(note, style="dim")
+    narrow = f"left out on a narrow terminal: {', '.join(spare[:gone])}" if gone else ""
+    for line in filter(None, (note, narrow)):
+        out().print(line, style="dim")
 
 
 def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> Table:

@@ -15,6 +15,7 @@ from convbench.suites import Suite, resolve
 
 SUMMED = ("macs", "valid_macs", "flops", "params", "bytes")
 _SHOWN = ("case", "pass", "kind", "count", "shape", *SUMMED[:2], *SUMMED[3:], "intensity", "receptive_field")
+_SPARE = ("kind", "intensity", "bytes", "valid_macs", "pass", "params", "receptive_field", "count", "shape")
 _TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
 
 
@@ -113,7 +114,7 @@ def _print(suite: Suite, rows: list[dict[str, Any]], totals: dict[str, Any]) -> 
     for row in rows:
         shape = f"{row['c']}x{row['h']}x{row['w']} -> {row['k']}x{row['p']}x{row['q']}, {row['r']}x{row['s']}"
         lines.append([shape if key == "shape" else _text(row[key]) for key in _SHOWN])
-    common.table(f"{suite.name}: {suite.description}", _columns(_SHOWN), lines)
+    common.table(f"{suite.name}: {suite.description}", _columns(_SHOWN), lines, spare=_SPARE)
     say = common.out().print
     say(f"convolutions: {totals['macs']:,} MACs = {totals['flops']:,} FLOPs, {totals['params']:,} parameters")
     if suite.network and "network_macs" in totals:

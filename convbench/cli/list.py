@@ -17,6 +17,7 @@ _PROBES: dict[str, dict] = {
     "transposed": {"operator": "conv_transpose2d", "out_channels": 4, "kernel": 4, "stride": 2, "padding": 1},
     "separable": {"operator": "separable_conv2d", "out_channels": 4, "kernel": 3, "padding": 1},
 }
+_SPARE = ("layout", "device", "summary", "spec", "kind")  # on a narrow terminal
 _LETTERS = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
 
 
@@ -104,4 +105,4 @@ def _print(title: str, rows: list[dict]) -> None:
     note = "F forward, D data gradient, W weight gradient, float32" if title == "implementations" else ""
     shown = [name for name in rows[0] if name != "on_request"]
     columns = [(name, "left") if name in texts else name for name in shown]
-    common.table(title, columns, [[row[name] for name in shown] for row in rows], note)
+    common.table(title, columns, [[row[name] for name in shown] for row in rows], note, _SPARE)

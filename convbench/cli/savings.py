@@ -110,6 +110,7 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
 
 _COLUMNS = (("layer", "left"), ("pass", "left"), ("shape", "left"), "paper", "roofline", "measured", "interval",
             "roofline fused", "measured fused", "interval", "dense", "dw", "pw", "fused")  # fmt: skip
+_SPARE = ("pass", "interval", "shape", "dense", "dw", "pw", "fused", "roofline fused", "roofline")
 
 
 def _print(record: Record, savings: list[Saving]) -> None:
@@ -119,6 +120,7 @@ def _print(record: Record, savings: list[Saving]) -> None:
         [_line(saving) for saving in savings],
         "paper: multiply-accumulates; roofline: least time under the measured peaks; measured: best implementation "
         "of each, depthwise then pointwise as two calls; fused: as one operator",
+        _SPARE,
     )
     for saving in savings:
         if saving.reasons:

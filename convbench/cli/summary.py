@@ -54,6 +54,7 @@ def _print_means(found: list[Group], names: list[str]) -> None:
         [("implementation", "left"), *(group.kind for group in found)],
         lines,
         "(n): over n of the layers only" if partial else "",
+        [group.kind for group in reversed(found)],
     )
 
 
