@@ -9,6 +9,7 @@ A line may be missing or stand twice: what counts is the number of the case in i
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,5 +134,6 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses even what is not there
+            temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: {error.strerror}; make room or choose another folder") from None

@@ -16,7 +16,7 @@ from convbench.cli import common
     )
 )
 @click.argument("record", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="File or folder to write it to.")
 @common.json_option
 def command(record: Path, out: Path | None, as_json: bool) -> None:
     """Render report.html of a stored run again.
@@ -28,7 +28,8 @@ def command(record: Path, out: Path | None, as_json: bool) -> None:
     from convbench.results import load
 
     run = load(record)
-    path = out or (record if record.is_dir() else record.parent) / "report.html"
+    path = out or (record if record.is_dir() else record.parent)
+    path = path / "report.html" if path.is_dir() else path
     write(run, path)
     if as_json:
         common.emit_json("report", run.rows, paths={"report.html": str(path)})

@@ -462,6 +462,9 @@ def test_the_command_writes_beside_the_record_or_where_told(tmp_path, capsys):
     assert document["paths"] == {"report.html": str(tmp_path / "other.html")}
     assert len(document["rows"]) == 5
     assert (tmp_path / "other.html").read_bytes() == (tmp_path / "report.html").read_bytes()
+    (tmp_path / "folder").mkdir()
+    assert convbench(["report", str(tmp_path), "--out", str(tmp_path / "folder")]) == 0
+    assert (tmp_path / "folder" / "report.html").exists()
 
 
 def test_bad_records_and_places_are_one_line(tmp_path, capsys):
