@@ -126,7 +126,8 @@ def _case(spec: ConvSpec, place: Place) -> Case:
 def _half(spec: ConvSpec, place: Place, roof: Roof | None, row: RecordedRow | None) -> Half:
     case = _case(spec, place)
     macs = count.macs(spec, case.pass_)
-    half: dict[str, Any] = {"macs": macs, "bytes": count.compulsory_bytes(case), "intensity": count.intensity(case)}
+    half: dict[str, Any] = {"macs": macs, "valid_macs": count.valid_macs(spec, case.pass_)}
+    half |= {"bytes": count.compulsory_bytes(case), "intensity": count.intensity(case)}
     if roof:
         half |= {"roofline_s": roof.seconds(count.FLOPS_PER_MAC * macs), "bound": roof.bound}
     if row:
