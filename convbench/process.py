@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from math import ceil
 
 from convbench.errors import InputError
@@ -68,3 +69,9 @@ def keep_freed_memory() -> str:
     if mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _KEEP_ALL):
         return "steady: freed memory stays mapped (glibc mallopt)"
     return "system default"
+
+
+def return_freed_memory() -> None:
+    """Give what was kept back to the system, where glibc kept it: layer after layer it would add up to gigabytes."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

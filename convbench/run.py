@@ -21,6 +21,7 @@ from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
 from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
+from convbench.process import return_freed_memory
 from convbench.registry import Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
@@ -124,6 +125,7 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
                 journal.append(Entry(case=number, rows=rows, timings=watch.seconds, warnings=noise()))
             add_entry(record, rows, watch.seconds)
             progress.done(rows)
+            return_freed_memory()
     return record
 
 
