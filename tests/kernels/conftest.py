@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -42,11 +41,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly:
         for item in session.items:
             if isinstance(item, pytest.Function) and "finished" in item.fixturenames:
-                isa = item.callspec.params["isa"]
-                beside.start(isa, *item.module.command(isa))
+                beside.start(item.nodeid, *item.module.command(item.callspec.params["isa"]))
 
 
 @pytest.fixture
-def finished(request: pytest.FixtureRequest) -> Callable[[str], tuple[int, str]]:
-    """finished(isa): exit status and text of the process of that target, when it is done."""
-    return lambda isa: request.config.stash[BESIDE].running[isa].result()
+def finished(request: pytest.FixtureRequest, isa: str) -> tuple[int, str]:
+    """Exit status and text of the process that the test's module starts by command(isa), when it is done."""
+    return request.config.stash[BESIDE].running[request.node.nodeid].result()
