@@ -256,4 +256,4 @@ def _show(record: Record, paths: dict[str, Path]) -> None:
 
     print_summary(record)
     for name, path in paths.items():
-        common.out().print(f"{name:12} {path}")
+        common.out().print(f"{name:12} {path}", soft_wrap=True)  # a path to copy is one line
