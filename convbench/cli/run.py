@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Precision and seconds of samples for one cell: about 150 cells in two to four minutes, 40 in under half a minute.
 DEFAULT, QUICK = (0.005, 1.0), (0.02, 0.25)
 QUICK_SUITE = "quick"
+RUNS = Path("reports")  # where runs go without --out
 
 
 class Fraction(click.ParamType):
@@ -137,6 +138,7 @@ def _start(
 
     # Suites first: a typing mistake should not cost the seconds that torch takes to import.
     planning.select_cases(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "forward", ["cpu"])
+    Journal(out or RUNS).claim()
     common.err().print("Looking at this machine ...", style="dim")
     from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
@@ -157,7 +159,7 @@ def _start(
     if selection.implementations:
         _name_idle(plan)
     record = begin(plan, settings, quick)
-    folder = out or Path("reports") / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
+    folder = out or RUNS / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
     journal = Journal(folder)
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
