@@ -52,7 +52,7 @@ def command(selection: Selection, record: Path | None, threads: int | None, max_
             "`convbench run separable` records some"
         )
     if as_json:
-        common.emit_json("savings", savings)
+        common.emit_json("savings", savings, warnings=run.warnings)
     else:
         _print(run, savings)
     failed = any(row.status in FAILED_STATUSES for row in run.rows)
@@ -93,6 +93,7 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     threads = prepare(threads)
     keep_freed_memory()
     from convbench.cli.progress import live
+    from convbench.machine.noise import snapshot, warnings
     from convbench.measure import Policy
     from convbench.registry import registry
     from convbench.run import Plan, begin, execute
@@ -102,8 +103,11 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     )
     plan = Plan(cases, planning.select_implementations(registry(), selection), Policy(0.01, max_time), threads)
     record = begin(plan, {"selection": selection, "threads": threads}, quick=True, command="savings")
+    before = snapshot()
     with live(plan) as progress:
-        return execute(plan, record, progress)
+        execute(plan, record, progress)
+    record.complete, record.warnings = True, warnings(before, snapshot())
+    return record
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -114,6 +118,8 @@ _SPARE = ("pass", "interval", "shape", "dense", "dw", "pw", "fused", "roofline f
 
 
 def _print(record: Record, savings: list[Saving]) -> None:
+    from convbench.cli.summary import remarks
+
     common.table(
         f"{record.machine}: dense time / separable time",
         _COLUMNS,
@@ -127,6 +133,8 @@ def _print(record: Record, savings: list[Saving]) -> None:
             common.out().print(common.printable(f"{saving.suite}/{saving.case} {saving.pass_}"), style="bold")
         for reason in saving.reasons:
             common.out().print(common.printable(f"  {reason}"))
+    for line in remarks(record):
+        common.out().print(common.printable(line))
 
 
 def _line(saving: Saving) -> list[str]:

@@ -208,14 +208,16 @@ def test_only_dense_layers_above_1x1_have_quartets():
 
 @pytest.fixture
 def stored(tmp_path):
-    (tmp_path / "run.json").write_bytes(to_json(record(MEASURED, peaks(1e12, 20e9))))
+    loud = record(MEASURED, peaks(1e12, 20e9))
+    loud.warnings.append("it was loud: be quiet")
+    (tmp_path / "run.json").write_bytes(to_json(loud))
     return str(tmp_path)
 
 
 def test_command_reads_a_record(stored, capsys):
     assert run(["savings", "--record", stored]) == 0
     out = capsys.readouterr().out
-    for expected in ("8.84x", "6.43x", "4.00x", "5.00x", "layer.dense", "of its time"):
+    for expected in ("8.84x", "6.43x", "4.00x", "5.00x", "layer.dense", "of its time", "it was loud: be quiet"):
         assert expected in out
 
 
@@ -224,6 +226,7 @@ def test_command_json_is_one_document(stored, capsys):
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert (document["schema_version"], document["command"]) == (1, "savings")
+    assert document["warnings"] == ["it was loud: be quiet"]
     (found,) = document["rows"]
     assert found["pass"] == "forward"
     assert found["measured_unfused"] == pytest.approx(4)
