@@ -15,6 +15,7 @@ import torch
 
 from convbench.case import Case
 from convbench.cli.main import run as convbench
+from convbench.cli.run import _policy
 from convbench.journal import Header, Journal
 from convbench.measure import Policy
 from convbench.plugin import Implementation, Kernel
@@ -305,6 +306,17 @@ def test_the_command_writes_all_three_files_and_says_where(tiny, tmp_path, capsy
     assert record.complete
     assert {peak.quantity for peak in record.peaks} >= {"gemm", "copy"}
     assert record.settings["threads"] == len(os.sched_getaffinity(0))
+
+
+def test_many_cells_share_the_time_of_the_default_run():
+    def seconds(*words):
+        return _policy(*words).max_time_s
+
+    assert seconds(False, None, None, 0) == seconds(False, None, None, 100) == 1.0
+    assert seconds(False, None, None, 280) == 0.5
+    assert seconds(True, None, None, 96) == 0.125
+    assert seconds(False, None, 3.0, 280) == 3.0
+    assert (_policy(True, None, None, 0).precision, _policy(True, 0.001, None, 0).precision) == (0.02, 0.001)
 
 
 def test_a_folder_that_cannot_be_used_costs_no_measuring(tiny, tmp_path, capsys, monkeypatch):
