@@ -139,7 +139,6 @@ def _start(
 
     # Suites first: a typing mistake should not cost the seconds that torch takes to import.
     planning.select_cases(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "forward", ["cpu"])
-    Journal(out or RUNS).claim()
     common.err().print("Looking at this machine ...", style="dim")
     from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
@@ -162,6 +161,7 @@ def _start(
                 "seed": seed, "allocator": allocator}  # fmt: skip
     if selection.implementations:
         _name_idle(plan)
+    Journal(out or RUNS).claim()
     record = begin(plan, settings, quick)
     folder = out or RUNS / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
     journal = Journal(folder)
