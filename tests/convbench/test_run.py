@@ -349,7 +349,7 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
         "--impl",
         "torch.aten",
         "--max-time",
-        "1.5",
+        "0.5",
         "--precision",
         "0.001%",
         "--out",
@@ -357,10 +357,10 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     ]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     journal = out / "journal.jsonl"
-    for _ in range(600):
+    for _ in range(3000):
         if journal.exists() and journal.read_bytes().count(b"\n") >= 2:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     before = journal.read_bytes()
@@ -407,17 +407,17 @@ def test_warnings_of_a_run_that_was_killed_are_in_the_resumed_one(tiny, tmp_path
 
 def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
     out = tmp_path / "out"
-    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "3", "--precision", "0.001%", "--out", str(out)]
+    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "1", "--precision", "0.001%", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "convbench.cli.main", "run", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    for _ in range(600):
+    for _ in range(3000):
         if (out / "journal.jsonl").exists() and (out / "journal.jsonl").read_bytes().count(b"\n") >= 2:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
