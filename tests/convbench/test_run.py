@@ -349,7 +349,7 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
         "--impl",
         "torch.aten",
         "--max-time",
-        "0.5",
+        "1",
         "--precision",
         "0.001%",
         "--out",
@@ -407,7 +407,7 @@ def test_warnings_of_a_run_that_was_killed_are_in_the_resumed_one(tiny, tmp_path
 
 def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
     out = tmp_path / "out"
-    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "1", "--precision", "0.001%", "--out", str(out)]
+    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "5", "--precision", "0.001%", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "convbench.cli.main", "run", *arguments],
         stderr=subprocess.PIPE,
