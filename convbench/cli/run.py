@@ -221,7 +221,10 @@ def _same_conditions(header: Header, folder: Path) -> None:
     here, there = detect(with_torch=True), header.record.environment
     if here.machine != header.record.machine:
         raise InputError(f"{folder}: began on {header.record.machine}, this is {here.machine}; start a new run here")
-    now, then = here.versions | here.variables, there.versions | there.variables
+    now, then = (
+        {"processor": str(e.cpu.get("model")), "instruction sets": str(e.cpu.get("isa")), **e.versions, **e.variables}
+        for e in (here, there)
+    )
     changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if changed:
         was, is_ = (values.get(changed[0], "unset") for values in (then, now))

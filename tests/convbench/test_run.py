@@ -15,7 +15,8 @@ import torch
 
 from convbench.case import Case
 from convbench.cli.main import run as convbench
-from convbench.cli.run import _policy
+from convbench.cli.run import _policy, _same_conditions
+from convbench.errors import InputError
 from convbench.journal import Header, Journal
 from convbench.measure import Policy
 from convbench.plugin import Implementation, Kernel
@@ -381,6 +382,22 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     done = subprocess.run([*command, "--resume", str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert load(out).warnings == record.warnings
+
+
+@pytest.mark.parametrize(
+    ("cpu", "complaint"), [({"isa": ["sse2"]}, "began with instruction sets"), ({"model": "6502"}, "processor 6502")]
+)
+def test_a_run_goes_on_only_on_the_machine_it_began_on(cpu, complaint, tmp_path):
+    """Two virtual machines may well have the same name."""
+    from convbench.machine.environment import detect
+
+    environment = detect(with_torch=True)
+    environment.cpu |= cpu
+    header = Header(
+        record=new_record(environment, [], {}), cases=CASES, implementations=[], policy=POLICY, threads=1, seed=0
+    )
+    with pytest.raises(InputError, match=complaint):
+        _same_conditions(header, tmp_path)
 
 
 def test_warnings_of_a_run_that_was_killed_are_in_the_resumed_one(tiny, tmp_path, monkeypatch):
