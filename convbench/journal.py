@@ -9,7 +9,9 @@ A line may be missing or stand twice: what counts is the number of the case in i
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import msgspec
@@ -37,11 +39,12 @@ class Header(Struct, kw_only=True):
 
 
 class Entry(Struct, kw_only=True):
-    """One finished case: its position in the header's cases, and its rows."""
+    """One finished case: its position in the header's cases, its rows, and all the run's warnings until then."""
 
     case: Annotated[int, Meta(ge=0)]
     rows: list[RecordedRow]
     timings: dict[str, float] = {}
+    warnings: list[str] = []
 
 
 class Journal:
@@ -50,22 +53,37 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
 
+    def claim(self) -> None:
+        """Make the folder and see that it can be written and holds no run, before time is spent on one.
+
+        Raises OutputError.
+        """
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as file:
+                file.write(b"a")
+        except OSError as error:
+            raise OutputError(f"{folder}: {error.strerror}; choose another --out") from None
+        if self.path.exists():
+            raise self._taken()
+
     def start(self, header: Header) -> None:
         """Create the journal. Raises OutputError where one exists or the folder cannot be written."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
+        self.claim()
         try:
             with self.path.open("xb") as file:
                 _write_line(file, header)
         except FileExistsError:
-            raise OutputError(
-                f"{self.path.parent}: holds a run already; go on with `convbench run --resume {self.path.parent}` "
-                "or choose another --out"
-            ) from None
+            raise self._taken() from None
         except OSError as error:
             raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
+
+    def _taken(self) -> OutputError:
+        folder = self.path.parent
+        return OutputError(
+            f"{folder}: holds a run already; go on with `convbench run --resume {folder}` or choose another --out"
+        )
 
     def append(self, entry: Entry) -> None:
         """Add one finished case. Raises OutputError when the disk is full; what is there stays."""
@@ -132,5 +150,6 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses even what is not there
+            temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: {error.strerror}; make room or choose another folder") from None

@@ -8,7 +8,9 @@ interval of its median is within the wanted precision, or when its time is used 
 stays until the last one left, so that every round gives a pair, or until three times its own limit.
 
 The statistics are scipy's: the median's interval is the distribution-free one from order statistics
-(scipy.stats.quantile_test); a speed-up is the median of the per-round ratios with the same interval.
+(scipy.stats.quantile_test); a speed-up is the median of the per-round ratios with the same interval. The stop rule
+looks at the interval every fifth round and stops when it likes it: on independent noise that leaves 93% or more of
+its 95% (tests/convbench/test_measure.py). Samples of one process say nothing about the next process.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -69,25 +70,25 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return not patterns or any(fnmatchcase(name, pattern) or name == pattern for pattern in patterns)
 
 
+def device_name(name: str) -> str:
+    """cpu or cuda:N, whether or not this machine has it. Raises InputError for anything else."""
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if not found:
+        raise InputError(f"--device {name}: expected cpu, cuda or a GPU by its number such as cuda:1")
+    return name if name == "cpu" else f"cuda:{int(found[1] or 0)}"
+
+
 def select_devices(names: Sequence[str]) -> list[str]:
     """Devices by name, checked; without a name the first CUDA device, or the CPU where there is none."""
+    devices = list(dict.fromkeys(map(device_name, names)))
     import torch
 
     if not names:
         return ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
-    devices = []
-    for name in names:
-        try:
-            device = torch.device(name)
-            known = device.type in ("cpu", "cuda")
-        except RuntimeError:
-            known = False
-        if not known:
-            raise InputError(f"--device {name}: expected cpu, cuda or a GPU by its number such as cuda:1")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"--device {name}: torch {torch.__version__} finds no such GPU; use --device cpu")
-        devices.append(f"cuda:{device.index or 0}" if device.type == "cuda" else device.type)
-    return list(dict.fromkeys(devices))
+    for device in devices:
+        if device != "cpu" and int(device.removeprefix("cuda:")) >= torch.cuda.device_count():
+            raise InputError(f"--device {device}: torch {torch.__version__} finds no such GPU; use --device cpu")
+    return devices
 
 
 def select_implementations(registry: Registry, selection: Selection, everything: bool = False) -> list[Implementation]:

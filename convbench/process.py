@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from math import ceil
 
 from convbench.errors import InputError
@@ -49,6 +50,9 @@ def prepare(threads: int | None) -> int:
 
     torch.set_num_threads(threads)
     if "numba" in sys.modules:
+        most = sys.modules["numba"].config.NUMBA_NUM_THREADS
+        if threads > most:  # its pool is made once
+            raise InputError(f"--threads {threads}: Numba began with {most} in this process; start a new one")
         sys.modules["numba"].set_num_threads(threads)
     return threads
 
@@ -65,3 +69,9 @@ def keep_freed_memory() -> str:
     if mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _KEEP_ALL):
         return "steady: freed memory stays mapped (glibc mallopt)"
     return "system default"
+
+
+def return_freed_memory() -> None:
+    """Give what was kept back to the system, where glibc kept it: layer after layer it would add up to gigabytes."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

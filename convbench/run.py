@@ -21,6 +21,7 @@ from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
 from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
+from convbench.process import return_freed_memory
 from convbench.registry import Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
@@ -105,9 +106,10 @@ def begin(plan: Plan, settings: dict[str, Any], quick: bool = False, command: st
 
 
 def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None,
-            done: Set[int] = frozenset()) -> Record:  # fmt: skip
+            done: Set[int] = frozenset(), noise: Callable[[], list[str]] = list) -> Record:  # fmt: skip
     """Run the plan's cases, less those whose numbers are in ``done``, adding rows to the record and to the journal.
 
+    noise tells what has disturbed the run so far; the journal keeps it, for a kill leaves no other trace of it.
     Raises OutputError when the journal cannot be written; KeyboardInterrupt passes through. What was
     finished before is in the journal either way.
     """
@@ -120,9 +122,10 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
             watch = Stopwatch()
             rows = run_case(case, plan, record, progress, watch)
             if journal:
-                journal.append(Entry(case=number, rows=rows, timings=watch.seconds))
+                journal.append(Entry(case=number, rows=rows, timings=watch.seconds, warnings=noise()))
             add_entry(record, rows, watch.seconds)
             progress.done(rows)
+            return_freed_memory()
     return record
 
 
@@ -288,5 +291,6 @@ def resume(journal: Journal) -> tuple[Header, Record, frozenset[int]]:
     record = header.record
     for entry in entries:
         add_entry(record, entry.rows, entry.timings)
+        record.warnings = entry.warnings
     record.timings["total"] = sum(record.timings.values())  # so far; what a kill cut off is not known
     return header, record, frozenset(entry.case for entry in entries)

@@ -144,7 +144,7 @@ class Checker:
     @cached_property
     def _integers(self) -> Problem | None:
         operands = integers(self.case, self.seed)
-        return None if operands is None else self._problem(operands, integers=True)
+        return None if operands is None else _problem(self.case, operands, integers=True)
 
     @cached_property
     def _with_nan(self) -> Problem:
@@ -156,18 +156,19 @@ class Checker:
 
     @cached_property
     def _reals_before(self) -> Problem:
-        return self._problem(reals(self.case, self.seed + 1))
+        return _problem(self.case, reals(self.case, self.seed + 1))
 
     @cached_property
     def _reals_after(self) -> Problem:
-        return self._problem(reals(self.case, self.seed + 2))
+        return _problem(self.case, reals(self.case, self.seed + 2))
 
-    def _problem(self, operands: Operands, integers: bool = False) -> Problem:
-        def spread() -> Outputs:
-            squares = {name: tensor.float().square() for name, tensor in operands.items()}
-            return tuple(out.clamp_min_(0).sqrt_().double() for out in reference(self.case, squares, "float32"))
 
-        return Problem(operands, Expected(reference(self.case, operands), spread), integers)
+def _problem(case: Case, operands: Operands, integers: bool = False) -> Problem:
+    def spread() -> Outputs:
+        squares = {name: tensor.float().square() for name, tensor in operands.items()}
+        return tuple(out.clamp_min_(0).sqrt_().double() for out in reference(case, squares, "float32"))
+
+    return Problem(operands, Expected(reference(case, operands), spread), integers)
 
 
 def judge(trials: Iterable[Trial]) -> Verification:

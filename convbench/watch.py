@@ -8,9 +8,10 @@ for uninitialised memory. Not seen: memory from elsewhere (numpy), and what happ
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from convbench.operands import Guarded, guarded
@@ -33,25 +34,33 @@ def watching() -> Iterator[Seen]:
 
     Dynamo gives up a function for good when it meets it under a dispatch mode, and would be timed uncompiled.
     """
+    seen = Seen()
+    with _uncompiled(), _mode()(seen):
+        yield seen
+
+
+@cache  # a class is a cycle: one a call would keep what was seen in memory until the next full collection
+def _mode() -> Callable[[Seen], AbstractContextManager[Any]]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    seen = Seen()
-
     class Watch(TorchDispatchMode):
+        def __init__(self, seen: Seen) -> None:
+            super().__init__()
+            self.seen = seen
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
             name = func.__name__.split(".")[0]
             if _is_convolution(name):
-                seen.convolutions.append(f"torch's {name}")
+                self.seen.convolutions.append(f"torch's {name}")
             if name not in _UNINITIALISED | _INITIALISED or not result.is_floating_point() or not result.numel():
                 return result
             if name in _UNINITIALISED:
                 result.fill_(float("nan"))
-            seen.allocated.append(guarded(result, read_only=False))
-            return seen.allocated[-1].tensor
+            self.seen.allocated.append(guarded(result, read_only=False))
+            return self.seen.allocated[-1].tensor
 
-    with _uncompiled(), Watch():
-        yield seen
+    return Watch
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -5,11 +5,12 @@ Data goes to stdout, progress and messages to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import click
 
@@ -22,7 +23,26 @@ if TYPE_CHECKING:
 
 DEFAULT_SUITE = "default"
 _STDOUT = "convbench.stdout"
-SEED = click.IntRange(0, 2**63 - 1)  # what torch and the journal can hold
+
+
+def examples(*lines: str) -> str:
+    """A --help epilog of command lines to paste, one a line."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+class Seed(click.ParamType):
+    """A seed that torch and the journal can hold."""
+
+    name = "n"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            seed = int(str(value))
+        except ValueError:
+            seed = -1
+        if not 0 <= seed < 2**63:
+            self.fail(f"{value} is no seed; write a whole number from 0 to 2^63 - 1", param, ctx)
+        return seed
 
 
 def selection_options(function: Callable) -> Callable:
@@ -55,11 +75,27 @@ def selection_options(function: Callable) -> Callable:
 
 
 def _keep_stdout(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    """With --json whatever else prints, a plug-in for instance, prints on stderr."""
+    """With --json whatever else prints, a plug-in or its C code for instance, prints on stderr."""
     if value:
-        context.meta[_STDOUT] = sys.stdout
+        context.meta[_STDOUT] = context.with_resource(_own_stdout())
         context.with_resource(redirect_stdout(sys.stderr))
     return value
+
+
+@contextmanager
+def _own_stdout() -> Iterator[TextIO]:
+    """stdout for the document alone: descriptor 1, which C prints to, is stderr for the rest of the process."""
+    try:
+        is_descriptor = sys.stdout.fileno() == 1
+    except (AttributeError, OSError):  # replaced by something without a file, as tests do, or closed
+        is_descriptor = False
+    if not is_descriptor:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    with open(os.dup(1), "w", encoding=sys.stdout.encoding) as own:
+        os.dup2(2, 1)
+        yield own
 
 
 json_option = click.option("--json", "as_json", is_flag=True, callback=_keep_stdout,
@@ -102,23 +138,25 @@ def table(
 ) -> None:
     """Print a table on stdout. A column is a heading, or (heading, "left") for text; numbers go right.
 
-    spare: headings of columns to leave out, in this order, while a terminal is too narrow.
+    spare: headings of columns to leave out, in this order and saying so, while a terminal is too narrow.
     """
     from rich.measure import Measurement
 
     unbounded = out().options.update(max_width=100_000)
     kept = [(column, "right") if isinstance(column, str) else column for column in columns]
-    places, left_out = list(range(len(kept))), list(spare)
+    spare = [heading for heading in spare if any(heading == name for name, _ in kept)]
+    places, gone = list(range(len(kept))), 0
     while True:
         view = _view([kept[i] for i in places], [[row[i] for i in places] for row in rows])
-        if not left_out or Measurement.get(out(), unbounded, view).maximum <= out().width:
+        if gone == len(spare) or Measurement.get(out(), unbounded, view).maximum <= out().width:
             break
-        gone = left_out.pop(0)
-        places = [i for i in places if kept[i][0] != gone]
+        places = [i for i in places if kept[i][0] != spare[gone]]
+        gone += 1
     out().print(printable(title), style="bold")
     out().print(view)
-    if note:
-        out().print(note, style="dim")
+    narrow = f"left out on a narrow terminal: {', '.join(spare[:gone])}" if gone else ""
+    for line in filter(None, (note, narrow)):
+        out().print(line, style="dim")
 
 
 def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> Table:

@@ -9,26 +9,35 @@ import click
 from convbench import count
 from convbench.case import Case
 from convbench.cli import common
-from convbench.plan import Selection, select_cases
+from convbench.plan import Selection, device_name, select_cases
 from convbench.spec import Pair
 from convbench.suites import Suite, resolve
 
 SUMMED = ("macs", "valid_macs", "flops", "params", "bytes")
 _SHOWN = ("case", "pass", "kind", "count", "shape", *SUMMED[:2], *SUMMED[3:], "intensity", "receptive_field")
+_SPARE = ("kind", "intensity", "bytes", "valid_macs", "pass", "params", "receptive_field", "count", "shape")
 _TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
 
 
-@click.command(epilog="Examples:  convbench count vgg16  |  convbench count mobilenet_v1 mobilenet_v1_full  |  "
-               "convbench count mine.toml --pass all --crosscheck  |  convbench count resnet50 --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench count vgg16",
+        "convbench count mobilenet_v1 mobilenet_v1_full",
+        "convbench count unet --pass all --crosscheck",
+        "convbench count resnet50 --json",
+    )
+)
 @common.selection_options
 @click.option("--crosscheck", is_flag=True, help="Compare with fvcore and torch.utils.flop_counter, layer by layer.")
 @common.json_option
 def command(selection: Selection, crosscheck: bool, as_json: bool) -> None:
-    """MACs, FLOPs, parameters, bytes, intensity and receptive field of suites, layer by layer.
+    """What layers cost on paper: MACs, parameters, bytes.
 
-    1 MAC = 2 FLOPs. Totals count each layer as often as its network uses it.
+    Also intensity and receptive field; one line a layer, and the totals of each suite. 1 MAC = 2 FLOPs. Totals count
+    each layer as often as its network uses it.
     """
-    cases = select_cases(selection, common.DEFAULT_SUITE, "forward", selection.devices or ("cpu",))
+    devices = list(dict.fromkeys(map(device_name, selection.devices or ("cpu",))))
+    cases = select_cases(selection, common.DEFAULT_SUITE, "forward", devices)
     suites = {suite.name: suite for suite in map(resolve, selection.suites or (common.DEFAULT_SUITE,))}
     fields = {name: suite.receptive_fields() for name, suite in suites.items()}
     rows = [count_row(case, fields[case.suite].get(case.name)) for case in cases]
@@ -105,7 +114,7 @@ def _print(suite: Suite, rows: list[dict[str, Any]], totals: dict[str, Any]) -> 
     for row in rows:
         shape = f"{row['c']}x{row['h']}x{row['w']} -> {row['k']}x{row['p']}x{row['q']}, {row['r']}x{row['s']}"
         lines.append([shape if key == "shape" else _text(row[key]) for key in _SHOWN])
-    common.table(f"{suite.name}: {suite.description}", _columns(_SHOWN), lines)
+    common.table(f"{suite.name}: {suite.description}", _columns(_SHOWN), lines, spare=_SPARE)
     say = common.out().print
     say(f"convolutions: {totals['macs']:,} MACs = {totals['flops']:,} FLOPs, {totals['params']:,} parameters")
     if suite.network and "network_macs" in totals:

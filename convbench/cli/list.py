@@ -17,16 +17,26 @@ _PROBES: dict[str, dict] = {
     "transposed": {"operator": "conv_transpose2d", "out_channels": 4, "kernel": 4, "stride": 2, "padding": 1},
     "separable": {"operator": "separable_conv2d", "out_channels": 4, "kernel": 3, "padding": 1},
 }
+_SPARE = ("layout", "device", "summary", "spec", "kind")  # on a narrow terminal
 _LETTERS = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
 
 
-@click.command(epilog="Examples:  convbench list  |  convbench list suites  |  convbench list cases mobilenet_v1  |  "
-               "convbench list implementations --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench list",
+        "convbench list suites",
+        "convbench list cases mobilenet_v1",
+        "convbench list implementations --json",
+    )
+)
 @click.argument("what", type=click.Choice(["all", "suites", "cases", "implementations"]), default="all")
 @click.argument("suites", nargs=-1, metavar="[SUITE]...")
 @common.json_option
 def command(what: str, suites: tuple[str, ...], as_json: bool) -> None:
-    """Suites, cases (of the SUITEs named), and implementations with their coverage."""
+    """Suites, their layers, implementations and what they cover.
+
+    WHAT is all, suites, cases (of the SUITEs named, or of the default suite) or implementations.
+    """
     document: dict[str, list] = {}
     if what in ("all", "suites"):
         document["suites"] = _suites()
@@ -95,4 +105,4 @@ def _print(title: str, rows: list[dict]) -> None:
     note = "F forward, D data gradient, W weight gradient, float32" if title == "implementations" else ""
     shown = [name for name in rows[0] if name != "on_request"]
     columns = [(name, "left") if name in texts else name for name in shown]
-    common.table(title, columns, [[row[name] for name in shown] for row in rows], note)
+    common.table(title, columns, [[row[name] for name in shown] for row in rows], note, _SPARE)

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="Examples:  convbench machine  |  convbench machine --threads 1  |  convbench machine --no-peaks  |  "
-    "convbench machine --device cuda --json"
+    epilog=common.examples(
+        "convbench machine",
+        "convbench machine --threads 1",
+        "convbench machine --no-peaks",
+        "convbench machine --device cpu --json",
+    )
 )
 @click.option(
     "--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: the CPU and the first GPU)."
@@ -27,9 +31,10 @@ if TYPE_CHECKING:
 @click.option("--quick", is_flag=True, help="Measure half as long.")
 @common.json_option
 def command(device: tuple[str, ...], threads: int | None, no_peaks: bool, quick: bool, as_json: bool) -> None:
-    """Describe this machine and measure its limits: FMA, GEMM, and copy and triad in each cache level and in memory.
+    """Describe this machine and measure its limits.
 
-    A peak is the best of many samples, on all threads. Takes about five seconds.
+    The limits are FMA, GEMM, and copy and triad in each cache level and in memory. A peak is the best of many samples,
+    on all threads. Takes about five seconds.
     """
     from convbench.plan import select_devices
     from convbench.process import keep_freed_memory, prepare

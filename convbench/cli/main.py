@@ -49,6 +49,9 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors are one line on stderr."""
     try:
         return cli.main(arguments, prog_name="convbench", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_BAD_INPUT
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "convbench"
         return _complain(f"{error.format_message().rstrip('.')}; see `{where} --help`", EXIT_BAD_INPUT)

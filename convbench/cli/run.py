@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -20,12 +21,15 @@ from convbench.plan import Selection
 if TYPE_CHECKING:
     from convbench.journal import Header, Journal
     from convbench.machine.noise import Snapshot
+    from convbench.measure import Policy
     from convbench.results import Record
     from convbench.run import Plan
 
-# Precision and seconds of samples for one cell: about 150 cells in two to four minutes, 40 in under half a minute.
-DEFAULT, QUICK = (0.005, 1.0), (0.02, 0.25)
+# Precision, the most seconds of samples for one cell, and those that all cells of the command's own suite share:
+# so it stays at two to four minutes, or under half a minute, however many kernels are installed.
+DEFAULT, QUICK = (0.005, 1.0, 140.0), (0.02, 0.25, 12.0)
 QUICK_SUITE = "quick"
+RUNS = Path("reports")  # where runs go without --out
 
 
 class Fraction(click.ParamType):
@@ -45,16 +49,27 @@ class Fraction(click.ParamType):
 
 
 @click.command(
-    epilog="Examples:  convbench run  |  convbench run --quick  |  convbench run mobilenet_v1 --impl numba "
-    "--pass all  |  convbench run --suite my_layers.toml --precision 0.5%  |  convbench run --resume DIR"
+    epilog=common.examples(
+        "convbench run",
+        "convbench run --quick",
+        "convbench run mobilenet_v1 --impl numba --pass all",
+        "convbench run --suite my_layers.toml --precision 1% --out results",
+        "convbench run --resume results",
+    )
 )
 @common.selection_options
 @click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
 @click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--precision", type=Fraction(), help="Stop at this 95% interval (default: 0.5%, with --quick 2%).")
-@click.option("--max-time", type=float, metavar="SECONDS", help="Longest sampling of one cell.")
-@click.option("--seed", type=common.SEED, default=0, show_default=True, help="Seed of the data and of the order.")
+@click.option(
+    "--max-time",
+    type=float,
+    metavar="SECONDS",
+    help="Longest sampling of one cell, but six samples at least (default: 1, with --quick 0.25; "
+    "less where the default suite would take more than four minutes).",
+)
+@click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @common.json_option
@@ -70,22 +85,18 @@ def command(
     resume: Path | None,
     as_json: bool,
 ) -> int:
-    """Verify and time layers of published networks on every implementation.
+    """Verify and time layers of published networks.
 
     With no SUITE: detects this machine, measures its peaks and runs the default suite. Writes run.json,
     results.csv and report.html under reports/ (or --out DIR).
     """
-    from convbench.measure import Policy
-
     begun = perf_counter()
     if resume:
         _refuse_options(resume)
         record, folder, interrupted = _resume(resume)
     else:
-        default_precision, default_cell_s = QUICK if quick else DEFAULT
-        policy = Policy(
-            default_precision if precision is None else precision, default_cell_s if max_time is None else max_time
-        )
+        policy = partial(_policy, quick, precision, max_time)
+        policy(cells=0)  # refuses what cannot be, before anything is looked at
         record, folder, interrupted = _start(selection, quick, full, threads, policy, seed, out)
     record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
     paths = _write(record, folder)
@@ -120,8 +131,9 @@ def _refuse_options(folder: Path) -> None:
 
 
 def _start(
-    selection: Selection, quick: bool, full: bool, threads: int | None, policy: object, seed: int, out: Path | None
-) -> tuple[Record, Path, bool]:
+    selection: Selection, quick: bool, full: bool, threads: int | None, policy: Callable[..., Policy], seed: int,
+    out: Path | None,
+) -> tuple[Record, Path, bool]:  # fmt: skip
     from convbench import plan as planning
     from convbench.journal import Header, Journal
 
@@ -141,18 +153,31 @@ def _start(
     from convbench.run import Plan, begin
 
     implementations = planning.select_implementations(registry(), selection, everything=full)
-    plan = Plan(cases, implementations, policy, threads, seed, frozenset(selection.implementations))  # type: ignore[arg-type]
-    settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": policy,
+    own_suite = not (selection.suites or full)
+    cells = sum(not i.supports(case) for case in cases for i in implementations) if own_suite else 0
+    limits = policy(cells=cells)
+    plan = Plan(cases, implementations, limits, threads, seed, frozenset(selection.implementations))
+    settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": limits,
                 "seed": seed, "allocator": allocator}  # fmt: skip
     if selection.implementations:
         _name_idle(plan)
+    Journal(out or RUNS).claim()
     record = begin(plan, settings, quick)
-    folder = out or Path("reports") / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
+    folder = out or RUNS / record.machine / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
     journal = Journal(folder)
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named)))  # fmt: skip
     return _go(plan, record, journal, frozenset(), before)
+
+
+def _policy(quick: bool, precision: float | None, max_time: float | None, cells: int) -> Policy:
+    """What the options say, or else the defaults; ``cells`` that share the time of the command's own suite."""
+    from convbench.measure import Policy
+
+    default_precision, cell_s, shared_s = QUICK if quick else DEFAULT
+    cell_s = min(cell_s, shared_s / max(cells, 1))
+    return Policy(default_precision if precision is None else precision, cell_s if max_time is None else max_time)
 
 
 def _name_idle(plan: Plan) -> None:
@@ -196,7 +221,10 @@ def _same_conditions(header: Header, folder: Path) -> None:
     here, there = detect(with_torch=True), header.record.environment
     if here.machine != header.record.machine:
         raise InputError(f"{folder}: began on {header.record.machine}, this is {here.machine}; start a new run here")
-    now, then = here.versions | here.variables, there.versions | there.variables
+    now, then = (
+        {"processor": str(e.cpu.get("model")), "instruction sets": str(e.cpu.get("isa")), **e.versions, **e.variables}
+        for e in (here, there)
+    )
     changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if changed:
         was, is_ = (values.get(changed[0], "unset") for values in (then, now))
@@ -209,15 +237,19 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
-    interrupted = False
+    interrupted, earlier = False, record.warnings
+
+    def noise() -> list[str]:
+        return list(dict.fromkeys((*earlier, *warnings(before, snapshot()))))
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with live(plan, done) as progress:
-            execute(plan, record, progress, journal, done)
+            execute(plan, record, progress, journal, done, noise)
         record.complete = True
     except KeyboardInterrupt:
         interrupted = True
-    record.warnings += warnings(before, snapshot())
+    record.warnings = noise()
     record.finished = datetime.now(UTC).isoformat(timespec="seconds")
     return record, journal.path.parent, interrupted
 
@@ -242,4 +274,4 @@ def _show(record: Record, paths: dict[str, Path]) -> None:
 
     print_summary(record)
     for name, path in paths.items():
-        common.out().print(f"{name:12} {path}")
+        common.out().print(f"{name:12} {path}", soft_wrap=True)  # a path to copy is one line

@@ -20,8 +20,13 @@ DEFAULT_SUITE = "separable"
 DEFAULT_CELL_S = 0.3  # about 120 cells of the default suite in under a minute
 
 
-@click.command(epilog="Examples:  convbench savings  |  convbench savings --record reports/my-machine/2026-01-02  "
-               "|  convbench savings vgg16 --case 'conv4*' --pass all --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench savings",
+        "convbench savings --record reports/my-machine/2026-01-02_030405",
+        "convbench savings vgg16 --case 'conv4*' --pass all --json",
+    )
+)
 @common.selection_options
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="RECORD", help="A run.json or its folder: no timing."
@@ -31,7 +36,7 @@ DEFAULT_CELL_S = 0.3  # about 120 cells of the default suite in under a minute
               help="Longest sampling of one cell.")  # fmt: skip
 @common.json_option
 def command(selection: Selection, record: Path | None, threads: int | None, max_time: float, as_json: bool) -> int:
-    """What replacing a dense convolution by a depthwise-separable pair saves.
+    """What a depthwise-separable pair saves over dense.
 
     From a RECORD, or measured now: every dense layer of the suites (default: separable) and the depthwise,
     pointwise and fused convolutions that would replace it. Ratios are dense time / pair time.
@@ -47,7 +52,7 @@ def command(selection: Selection, record: Path | None, threads: int | None, max_
             "`convbench run separable` records some"
         )
     if as_json:
-        common.emit_json("savings", savings)
+        common.emit_json("savings", savings, warnings=run.warnings)
     else:
         _print(run, savings)
     failed = any(row.status in FAILED_STATUSES for row in run.rows)
@@ -88,6 +93,7 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     threads = prepare(threads)
     keep_freed_memory()
     from convbench.cli.progress import live
+    from convbench.machine.noise import snapshot, warnings
     from convbench.measure import Policy
     from convbench.registry import registry
     from convbench.run import Plan, begin, execute
@@ -97,29 +103,38 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     )
     plan = Plan(cases, planning.select_implementations(registry(), selection), Policy(0.01, max_time), threads)
     record = begin(plan, {"selection": selection, "threads": threads}, quick=True, command="savings")
+    before = snapshot()
     with live(plan) as progress:
-        return execute(plan, record, progress)
+        execute(plan, record, progress)
+    record.complete, record.warnings = True, warnings(before, snapshot())
+    return record
 
 
 # Text ---------------------------------------------------------------------------------------------
 
 _COLUMNS = (("layer", "left"), ("pass", "left"), ("shape", "left"), "paper", "roofline", "measured", "interval",
             "roofline fused", "measured fused", "interval", "dense", "dw", "pw", "fused")  # fmt: skip
+_SPARE = ("pass", "interval", "shape", "dense", "dw", "pw", "fused", "roofline fused", "roofline")
 
 
 def _print(record: Record, savings: list[Saving]) -> None:
+    from convbench.cli.summary import remarks
+
     common.table(
         f"{record.machine}: dense time / separable time",
         _COLUMNS,
         [_line(saving) for saving in savings],
         "paper: multiply-accumulates; roofline: least time under the measured peaks; measured: best implementation "
         "of each, depthwise then pointwise as two calls; fused: as one operator",
+        _SPARE,
     )
     for saving in savings:
         if saving.reasons:
             common.out().print(common.printable(f"{saving.suite}/{saving.case} {saving.pass_}"), style="bold")
         for reason in saving.reasons:
             common.out().print(common.printable(f"  {reason}"))
+    for line in remarks(record):
+        common.out().print(common.printable(line))
 
 
 def _line(saving: Saving) -> list[str]:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from convbench.cli import common
 from convbench.plan import REFERENCE
-from convbench.report.analysis import Mean, case_key, implementations, means, notices
+from convbench.report.analysis import Group, Mean, case_key, groups, implementations, notices
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 
 _COLUMNS = (
@@ -34,18 +34,35 @@ def print_summary(record: Record) -> None:
         [_line(list(group), len(suites) > 1) for _, group in groupby(rows, case_key)],
         spare=_SPARE,
     )
-    by_kind = {kind: {mean.implementation: mean for mean in found} for kind, found in means(rows).items()}
-    common.table(
-        "Speed-up over the reference, geometric mean by kind",
-        [("implementation", "left"), *by_kind],
-        [[name, *(_mean_cell(found.get(name)) for found in by_kind.values())] for name in implementations(rows)],
-    )
+    found = groups(rows)
+    for what in dict.fromkeys((group.pass_, group.place) for group in found):
+        _print_means([group for group in found if (group.pass_, group.place) == what], implementations(rows))
     for line in remarks(record):
         common.out().print(common.printable(line))
 
 
-def _mean_cell(mean: Mean | None) -> str:
-    return f"{mean.speedup:.2f}x" if mean and mean.speedup else ""
+def _print_means(found: list[Group], names: list[str]) -> None:
+    """One line an implementation, one column a kind."""
+    lines = []
+    for name in names:
+        means = [next((mean for mean in group.means if mean.implementation == name), None) for group in found]
+        if any(means):
+            lines.append([name, *map(_mean_cell, means, (group.layers for group in found))])
+    partial = any(mean.layers < group.layers for group in found for mean in group.means)
+    common.table(
+        f"Speed-up over the reference, geometric mean by kind: {found[0].pass_}, {found[0].place}",
+        [("implementation", "left"), *(group.kind for group in found)],
+        lines,
+        "(n): over n of the layers only" if partial else "",
+        [group.kind for group in reversed(found)],
+    )
+
+
+def _mean_cell(mean: Mean | None, layers: int) -> str:
+    """The mean, and of how many layers where it is not all."""
+    if not mean or not mean.speedup:
+        return ""
+    return f"{mean.speedup:.2f}x" + (f" ({mean.layers})" if mean.layers < layers else "")
 
 
 def _speedup(row: RecordedRow) -> str:

@@ -9,17 +9,22 @@ from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK
 from convbench.plan import Selection
 
 
-@click.command(epilog="Examples:  convbench verify  |  convbench verify --impl numba --pass forward  |  "
-               "convbench verify my_layers.toml --impl mine.kernel --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench verify",
+        "convbench verify --impl numba --pass forward",
+        "convbench verify mobilenet_v1 --impl numba.auto --json",
+    )
+)
 @common.selection_options
 @click.option("--full", is_flag=True, help="The textbook kernels and torch.compile too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
-@click.option("--seed", type=common.SEED, default=0, show_default=True, help="Seed of the data.")
+@click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data.")
 @common.json_option
 def command(selection: Selection, full: bool, threads: int | None, seed: int, as_json: bool) -> int:
-    """Check implementations against torch.nn.functional: exactly on integers, to float64 on real numbers.
+    """Check that implementations are right, without timing.
 
-    Exits with 1 when a check fails.
+    Against torch.nn.functional: exactly on integers, to float64 on real numbers. Exits with 1 when a check fails.
     """
     from convbench import plan as planning
 

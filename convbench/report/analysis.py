@@ -1,4 +1,4 @@
-"""What the page says about a record: means by kind, totals by suite, verification, notices. Pure functions of rows."""
+"""What the page says about a record: means by group, totals by suite, verification, notices. Pure functions of rows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Mean:
-    """One implementation on one kind of convolution, against the reference."""
+    """One implementation on the layers of a group, against the reference."""
 
     implementation: str
-    kind: str
     layers: int
     speedup: float | None = None  # geometric mean over layers
     low: float | None = None  # 95% interval of that mean, from the measurement of these layers
@@ -39,6 +38,22 @@ class Mean:
     slower: int = 0
     ties: int = 0
     roofline_fraction: float | None = None  # median over layers
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that have a mean in common: of one kind, pass, dtype and device. The label says what a record varies."""
+
+    label: str
+    kind: str
+    pass_: str
+    place: str
+    means: list[Mean]  # fastest first
+
+    @property
+    def layers(self) -> int:
+        """The most that any implementation has."""
+        return max(mean.layers for mean in self.means)
 
 
 @dataclass(frozen=True)
@@ -109,21 +124,30 @@ def implementations(rows: Iterable[RecordedRow]) -> list[str]:
     return sorted(names, key=lambda name: name != reference)
 
 
-def means(rows: Iterable[RecordedRow]) -> dict[str, list[Mean]]:
-    """Kind -> its implementations, fastest first; kinds in the order of convbench.spec.KINDS."""
-    groups: dict[tuple[str, str], list[RecordedRow]] = defaultdict(list)
+def place(row: RecordedRow) -> str:
+    """What a roof, and a mean, belongs to."""
+    return f"{row.device}, {row.dtype}"
+
+
+def groups(rows: Iterable[RecordedRow]) -> list[Group]:
+    """The timed rows by kind, pass and place, in the order of convbench.spec.KINDS."""
+    found: dict[tuple[str, str, str], dict[str, list[RecordedRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.median_s:
-            groups[row.kind, row.implementation].append(row)
-    found = {
-        kind: [_mean(name, kind, group) for (k, name), group in groups.items() if k == kind]
-        for kind in KINDS
-        if any(k == kind for k, _ in groups)
-    }
-    return {kind: sorted(group, key=lambda mean: -(mean.speedup or 0)) for kind, group in found.items()}
+            found[row.kind, row.pass_, place(row)][row.implementation].append(row)
+    varied = [n for n in (1, 2) if len({key[n] for key in found}) > 1]
+    return [
+        Group(", ".join([key[0], *(key[n] for n in varied)]), *key, _means(found[key]))
+        for key in sorted(found, key=lambda key: KINDS.index(key[0]))
+    ]
 
 
-def _mean(name: str, kind: str, rows: Sequence[RecordedRow]) -> Mean:
+def _means(by_implementation: dict[str, list[RecordedRow]]) -> list[Mean]:
+    means = [_mean(name, rows) for name, rows in by_implementation.items()]
+    return sorted(means, key=lambda mean: -(mean.speedup or 0))
+
+
+def _mean(name: str, rows: Sequence[RecordedRow]) -> Mean:
     fractions = [row.roofline_fraction for row in rows if row.roofline_fraction]
     paired = [row for row in rows if row.speedup_vs_reference]
     speedup = geometric_mean([row.speedup_vs_reference for row in paired]) if paired else None  # type: ignore[misc]
@@ -136,7 +160,7 @@ def _mean(name: str, kind: str, rows: Sequence[RecordedRow]) -> Mean:
         low, high = speedup / spread, speedup * spread
     faster, slower = sum(lo > 1 for lo, _ in known), sum(h < 1 for _, h in known)
     return Mean(
-        name, kind, len(rows), speedup, low, high, faster, slower, len(known) - faster - slower,
+        name, len(rows), speedup, low, high, faster, slower, len(known) - faster - slower,
         median(fractions) if fractions else None,
     )  # fmt: skip
 

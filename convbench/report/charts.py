@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convbench.report import text
-from convbench.report.analysis import case_key, implementations, reference_of
+from convbench.report.analysis import case_key, implementations, place, reference_of
 from convbench.results import Peak, RecordedRow
 
 if TYPE_CHECKING:
@@ -43,11 +43,6 @@ def styles(rows: Iterable[RecordedRow]) -> dict[str, tuple[str, str]]:
         number = 0 if name == reference else 1 + (len(found) - (reference in found)) % PALETTE
         found[name] = (f"var(--c{number})", shape)
     return found
-
-
-def place(row: RecordedRow) -> str:
-    """What a roof belongs to."""
-    return f"{row.device}, {row.dtype}"
 
 
 def layer_labels(rows: Sequence[RecordedRow]) -> dict[tuple, str]:

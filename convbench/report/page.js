@@ -15,13 +15,16 @@
     return select ? select.value : "";
   }
 
-  function datasets({ chart, kind }) {
+  const GROUPING = ["kind", "pass", "place"];
+
+  // A chart of one group shows that group; the others what the filter says.
+  function datasets(own) {
     const on = new Set([...filter.querySelectorAll("input:checked")].map((box) => box.value));
-    const [pass, place] = [chosen("pass"), chosen("place")];
-    const wanted = kind || chosen("kind");
+    const [kind, pass, place] = GROUPING.map((name) => own[name] || chosen(name));
+    const { chart } = own;
     const here = (entry) => !place || entry.place === place;
     const shown = cells.filter((cell) =>
-      on.has(cell.implementation) && here(cell) && (!wanted || cell.kind === wanted) && (!pass || cell.pass === pass) &&
+      on.has(cell.implementation) && here(cell) && (!kind || cell.kind === kind) && (!pass || cell.pass === pass) &&
       (chart !== "speedup" || (cell.speedup !== null && cell.implementation !== reference)));
     return { cells: shown, roofs: roofs.filter(here) };
   }
@@ -72,7 +75,8 @@
         .replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([markup], { type: "image/svg+xml" }));
-      link.download = `convbench-${element.dataset.chart}${element.dataset.kind ? "-" + element.dataset.kind : ""}.svg`;
+      const { chart, kind, pass } = element.dataset;
+      link.download = `${["convbench", chart, kind, pass].filter(Boolean).join("-")}.svg`;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     });
@@ -88,9 +92,9 @@
       else view.height(height(data.cells));
       view.resize().runAsync();
     }
-    const kind = chosen("kind");
     document.querySelectorAll("details.kind").forEach((block) => {
-      block.hidden = Boolean(kind) && block.querySelector("[data-kind]").dataset.kind !== kind;
+      const own = block.querySelector("[data-kind]").dataset;
+      block.hidden = GROUPING.some((name) => chosen(name) && chosen(name) !== own[name]);
     });
   }
 

@@ -84,7 +84,8 @@ def _dense_specs(specs: Iterable[ConvSpec]) -> list[ConvSpec]:
 
 def _saving(dense: ConvSpec, place: Place, timed: Timed, peaks: list[Peak]) -> Saving:
     specs = _four(dense)
-    best = {name: _best(timed.get(spec, [])) for name, spec in specs.items()}
+    best = {name: _best(timed.get(specs[name], [])) for name in ("dense", "fused")}
+    best |= _best_calls(timed.get(specs["depthwise"], []), timed.get(specs["pointwise"], []))
     roofs = {name: roof(spec, place, peaks) for name, spec in specs.items()}
     halves = {name: _half(spec, place, roofs[name], best[name]) for name, spec in specs.items()}
     first = timed[dense][0]
@@ -125,7 +126,8 @@ def _case(spec: ConvSpec, place: Place) -> Case:
 def _half(spec: ConvSpec, place: Place, roof: Roof | None, row: RecordedRow | None) -> Half:
     case = _case(spec, place)
     macs = count.macs(spec, case.pass_)
-    half: dict[str, Any] = {"macs": macs, "bytes": count.compulsory_bytes(case), "intensity": count.intensity(case)}
+    half: dict[str, Any] = {"macs": macs, "valid_macs": count.valid_macs(spec, case.pass_)}
+    half |= {"bytes": count.compulsory_bytes(case), "intensity": count.intensity(case)}
     if roof:
         half |= {"roofline_s": roof.seconds(count.FLOPS_PER_MAC * macs), "bound": roof.bound}
     if row:
@@ -135,6 +137,21 @@ def _half(spec: ConvSpec, place: Place, roof: Roof | None, row: RecordedRow | No
 
 def _best(rows: list[RecordedRow]) -> RecordedRow | None:
     return min((row for row in rows if row.median_s), key=lambda row: row.median_s or 0.0, default=None)
+
+
+def _best_calls(depthwise: list[RecordedRow], pointwise: list[RecordedRow]) -> dict[str, RecordedRow | None]:
+    """The fastest two calls in one layout: what the first returns is what the second takes, nothing is converted."""
+    layouts = dict.fromkeys(row.layout for row in depthwise)
+    calls = [[_best([row for row in rows if row.layout == layout]) for rows in (depthwise, pointwise)]
+             for layout in layouts]  # fmt: skip
+    whole = [(first, second) for first, second in calls if first and second]
+    alone = _best(depthwise)
+    first, second = min(whole, key=_together, default=(alone, None if alone else _best(pointwise)))
+    return {"depthwise": first, "pointwise": second}
+
+
+def _together(calls: tuple[RecordedRow | None, RecordedRow | None]) -> float:
+    return sum(row.median_s or 0.0 for row in calls if row)
 
 
 def _ratio(halves: dict[str, Half], parts: Iterable[str], over: str, under: str) -> float | None:

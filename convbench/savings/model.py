@@ -9,6 +9,7 @@ class Half(Struct, frozen=True, kw_only=True):
     """One of the four convolutions of a comparison, with the fastest implementation measured."""
 
     macs: int
+    valid_macs: int
     bytes: int
     intensity: float
     roofline_s: float | None = None

@@ -55,11 +55,10 @@ def _share(depthwise: Half, pointwise: Half, roof: Roof | None) -> str:
     text = f"{name} is {arithmetic:.1%} of the pair's arithmetic and {time:.0%} of its time"
     if roof is None:
         return f"{text}, at {depthwise.intensity:.1f} FLOP/byte"
+    reached = _reached(depthwise, roof)
     if roof.bound == COMPUTE:
-        reached = _gflops(depthwise.macs, seconds) * 1e9 / roof.flops_per_s
         limit = f"at {depthwise.intensity:.1f} FLOP/byte bound by arithmetic, it reaches {reached:.0%} of the peak"
     else:
-        reached = depthwise.bytes / seconds / roof.bytes_per_s
         limit = (
             f"at {depthwise.intensity:.1f} FLOP/byte, below the ridge of {roof.ridge:.1f}, it is bound by "
             f"{roof.level} bandwidth, of which it reaches {reached:.0%}"
@@ -69,9 +68,15 @@ def _share(depthwise: Half, pointwise: Half, roof: Roof | None) -> str:
 
 def _utilisation(name: str, half: Half, roof: Roof | None) -> str:
     assert roof
-    fraction = _gflops(half.macs, _seconds(half)) * 1e9 / roof.flops_per_s
     limit = "the compute peak" if roof.bound == COMPUTE else f"what {roof.bound} bandwidth allows"
-    return f"{name} ({half.implementation}) reaches {fraction:.0%} of {limit}"
+    return f"{name} ({half.implementation}) reaches {_reached(half, roof):.0%} of {limit}"
+
+
+def _reached(half: Half, roof: Roof) -> float:
+    """Share of what limits it: of the peak by the taps on real pixels, for a kernel may leave out those on padding."""
+    if roof.bound == COMPUTE:
+        return count.FLOPS_PER_MAC * half.valid_macs / _seconds(half) / roof.peak_flops_per_s
+    return half.bytes / _seconds(half) / roof.bytes_per_s
 
 
 def _call_cost(depthwise: Half, pointwise: Half) -> list[str]:

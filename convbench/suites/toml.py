@@ -76,6 +76,7 @@ def _document(data: bytes) -> dict[str, Any]:
         raise InputError(f"line {line}: not UTF-8 text; a suite is a TOML file saved as UTF-8") from None
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers of 10,000 digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+        reason = reason.replace("at end of document", f"at the end, line {len(data.splitlines())}")
         raise InputError(f"not valid TOML: {reason}") from None
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -18,6 +20,34 @@ def convbench(*arguments, cwd=None, **environment):
         cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_line_and_its_examples_are_whole_commands(name, capsys):
+    command = import_module(f"convbench.cli.{name}").command
+    assert not command.get_short_help_str(limit=60).endswith("...")
+    assert run([name, "--help"]) == 0
+    _, _, examples = capsys.readouterr().out.partition("Examples:\n")
+    lines = [shlex.split(line) for line in examples.splitlines() if line.strip()]
+    assert lines
+    for program, called, *words in lines:
+        assert (program, called) == ("convbench", name)
+        command.make_context(name, words).close()  # raises for an option that there is not
+
+
+def test_no_command_shows_the_help(capsys):
+    assert run([]) == 2
+    assert "  savings  " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("a = [1,\n2,\n", "line 2"), ("a = \n", "line 1, column 5"), ('a = """\n', "line 1")]
+)
+def test_malformed_toml_names_the_line(text, place, tmp_path, capsys):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    assert run(["count", str(path)]) == 2
+    assert place in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -45,6 +75,7 @@ def convbench(*arguments, cwd=None, **environment):
         (["run", "--pass", "sideways"], "sideways"),
         (["verify", "--suite", "no_such_suite"], "no_such_suite"),
         (["count", "no_such_suite"], "no_such_suite"),
+        (["count", "vgg16", "--device", "toaster"], "--device toaster"),
         (["report", "no/such/run.json"], "no/such/run.json"),
         (["savings", "--record", "no/such/run.json"], "no/such/run.json"),
     ],
@@ -95,9 +126,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_pipe_is_quiet():
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_closed_pipe_is_quiet(option):
     done = subprocess.run(
-        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 | head -1",
+        f"{sys.executable} -m convbench.cli.main count mobilenet_v2 efficientnet_b0 {option} | head -1",
         shell=True,
         capture_output=True,
         text=True,
@@ -116,17 +148,21 @@ def test_two_suites_of_one_name_are_not_mixed_up(tmp_path, capsys):
     assert run(["count", str(path), str(path)]) == 0
 
 
-def test_a_plug_in_that_prints_does_not_spoil_the_document(plugin_path, tmp_path):
-    folder = plugin_path("noisy", "print('hello')\ndef make(): return []")
+@pytest.mark.parametrize(
+    "printing", ["print('hello')", "import ctypes; ctypes.CDLL(None).puts(b'hello')"], ids=["Python", "C"]
+)
+def test_a_plug_in_that_prints_does_not_spoil_the_document(plugin_path, printing):
+    folder = plugin_path("noisy", f"{printing}\ndef make(): return []")
     done = convbench("list", "--json", PYTHONPATH=os.pathsep.join([str(folder), *sys.path]))
     assert done.returncode == 0
     assert json.loads(done.stdout)["command"] == "list"
     assert "hello" in done.stderr
 
 
-def test_a_closed_stdout_is_no_traceback():
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_closed_stdout_is_no_traceback(option):
     done = subprocess.run(
-        f"{sys.executable} -m convbench.cli.main count vgg16 >&-", shell=True, capture_output=True, text=True
+        f"{sys.executable} -m convbench.cli.main count vgg16 {option} >&-", shell=True, capture_output=True, text=True
     )
     assert done.returncode == 0
     assert done.stderr == ""

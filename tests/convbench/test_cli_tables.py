@@ -30,6 +30,7 @@ def test_a_narrow_one_leaves_out_what_can_be_spared_and_wraps_nothing(width, cap
     common.table("t", COLUMNS, ROWS, spare=("shape",))
     printed = capsys.readouterr().out
     assert "512x14x14" not in printed
+    assert "left out on a narrow terminal: shape" in printed
     assert "a layer with a long name" in printed
     assert "1.5 ms" in printed
 

@@ -153,6 +153,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_a_read_only_file_system_is_said_of_the_file_asked_for(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # Linux refuses this too, even where there is nothing
+    with pytest.raises(OutputError, match=r"run\.json: Read-only file system; make room or choose another folder"):
+        write_atomically(tmp_path / "run.json", b"new")
+
+
 def test_a_policy_in_a_journal_is_validated():
     with pytest.raises((InputError, msgspec.ValidationError)):
         msgspec.json.decode(b'{"precision": 7}', type=Policy)

@@ -133,12 +133,37 @@ def pair(implementations=(REFERENCE, "numba.gemm"), count=2):
     return [row for row in make_rows(implementations=implementations) if row.kind == "pointwise"][: 2 * count]
 
 
+def gemm_mean(rows):
+    """The mean of numba.gemm over rows of one kind."""
+    (group,) = analysis.groups(rows)
+    assert group.label == "pointwise"
+    (mean,) = [mean for mean in group.means if mean.implementation == "numba.gemm"]
+    return mean
+
+
+def test_a_mean_never_mixes_passes_types_or_devices():
+    rows = pair(count=4)
+    for row, changes in zip(
+        rows[2::2] + rows[3::2],
+        2 * ({"pass_": "data_gradient"}, {"dtype": "float64"}, {"device": "cuda:0"}),
+        strict=True,
+    ):
+        for name, value in changes.items():
+            setattr(row, name, value)
+    found = analysis.groups(rows)
+    assert [[mean.layers for mean in group.means] for group in found] == 4 * [[1, 1]]
+    assert {group.label for group in found} == {
+        "pointwise, forward, cpu, float32", "pointwise, data_gradient, cpu, float32",
+        "pointwise, forward, cpu, float64", "pointwise, forward, cuda:0, float32",
+    }  # fmt: skip
+
+
 def test_geometric_mean_and_its_interval_by_hand():
     rows = pair()
     for row, ratio, half in zip(rows[1::2], (2.0, 8.0), (0.3, 0.4), strict=True):
         row.speedup_vs_reference = ratio
         row.speedup_ci_low, row.speedup_ci_high = ratio * math.exp(-half), ratio * math.exp(half)
-    (mean,) = [m for m in analysis.means(rows)["pointwise"] if m.implementation == "numba.gemm"]
+    mean = gemm_mean(rows)
     assert mean.speedup == pytest.approx(4.0)
     # half widths 0.3 and 0.4 of independent logarithms: 0.5 for the sum, 0.25 for the mean of two
     assert (mean.low, mean.high) == (pytest.approx(4 * math.exp(-0.25)), pytest.approx(4 * math.exp(0.25)))
@@ -149,14 +174,14 @@ def test_intervals_decide_between_faster_tie_and_slower():
     rows = pair(count=3)
     for row, ends in zip(rows[1::2], ((1.1, 1.3), (0.9, 1.1), (0.7, 0.8)), strict=True):
         row.speedup_ci_low, row.speedup_ci_high = ends
-    mean = next(m for m in analysis.means(rows)["pointwise"] if m.implementation == "numba.gemm")
+    mean = gemm_mean(rows)
     assert (mean.faster, mean.ties, mean.slower) == (1, 1, 1)
 
 
 def test_a_mean_without_every_interval_has_none():
     rows = pair()
     rows[1].speedup_ci_low = None
-    mean = next(m for m in analysis.means(rows)["pointwise"] if m.implementation == "numba.gemm")
+    mean = gemm_mean(rows)
     assert mean.speedup
     assert (mean.low, mean.high) == (None, None)
 
@@ -437,6 +462,9 @@ def test_the_command_writes_beside_the_record_or_where_told(tmp_path, capsys):
     assert document["paths"] == {"report.html": str(tmp_path / "other.html")}
     assert len(document["rows"]) == 5
     assert (tmp_path / "other.html").read_bytes() == (tmp_path / "report.html").read_bytes()
+    (tmp_path / "folder").mkdir()
+    assert convbench(["report", str(tmp_path), "--out", str(tmp_path / "folder")]) == 0
+    assert (tmp_path / "folder" / "report.html").exists()
 
 
 def test_bad_records_and_places_are_one_line(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The main job on fake kernels and on torch: statuses, resume after a kill, files, exit codes."""
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ import torch
 
 from convbench.case import Case
 from convbench.cli.main import run as convbench
+from convbench.cli.run import _policy, _same_conditions
+from convbench.errors import InputError
 from convbench.journal import Header, Journal
 from convbench.measure import Policy
 from convbench.plugin import Implementation, Kernel
@@ -132,7 +135,7 @@ def test_preparation_is_outside_the_timing_and_its_result_is_used():
 
     record = execute_plan(implementation("torch.prepacked", prepare=prepare), cases=CASES[:1])
     assert record.rows[1].status == "ok"
-    assert len(prepared) < record.rows[1].samples
+    assert len(prepared) == 7  # built, four trials before, timed however often, one trial after
 
 
 def test_interrupted_anywhere_then_resumed_has_each_case_once(tmp_path):
@@ -156,6 +159,27 @@ def test_interrupted_anywhere_then_resumed_has_each_case_once(tmp_path):
     assert [(r.case, r.implementation) for r in record.rows] == [(c.name, n) for c in CASES for n in names]
     assert record.rows[:2] == first  # not measured again
     assert resume(journal)[1].rows == record.rows
+
+
+def test_a_finished_case_leaves_no_tensors_in_memory():
+    """Those of large layers are gone before the next ones come, whenever Python collects its garbage."""
+
+    def allocating(x, w):
+        return torch.empty(1, 4, 6, 6).copy_(torch.nn.functional.conv2d(x, w, padding=1))
+
+    def tensors():
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    execute_plan(implementation("torch.allocating", allocating))  # what is made once
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        record = execute_plan(implementation("torch.allocating", allocating))
+        assert [row.status for row in record.rows] == ["ok"] * 6
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 def test_a_kernel_that_fails_while_it_is_timed_is_alone_in_it():
@@ -285,6 +309,28 @@ def test_the_command_writes_all_three_files_and_says_where(tiny, tmp_path, capsy
     assert record.settings["threads"] == len(os.sched_getaffinity(0))
 
 
+def test_many_cells_share_the_time_of_the_default_run():
+    def seconds(*words):
+        return _policy(*words).max_time_s
+
+    assert seconds(False, None, None, 0) == seconds(False, None, None, 100) == 1.0
+    assert seconds(False, None, None, 280) == 0.5
+    assert seconds(True, None, None, 96) == 0.125
+    assert seconds(False, None, 3.0, 280) == 3.0
+    assert (_policy(True, None, None, 0).precision, _policy(True, 0.001, None, 0).precision) == (0.02, 0.001)
+
+
+def test_a_folder_that_cannot_be_used_costs_no_measuring(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("convbench.run.begin", lambda *_: pytest.fail("the machine was measured"))
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.jsonl").write_text("a run")
+    for name, complaint in (("file", "File exists"), ("run", "holds a run already; go on with")):
+        assert convbench(["run", tiny, "--quick", "--out", str(tmp_path / name)]) == 2
+        assert complaint in capsys.readouterr().err
+    assert (tmp_path / "run" / "journal.jsonl").read_text() == "a run"
+
+
 def test_json_is_one_document_on_stdout(tiny, tmp_path, capsys):
     out = tmp_path / "out"
     assert (
@@ -304,7 +350,7 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
         "--impl",
         "torch.aten",
         "--max-time",
-        "1.5",
+        "1",
         "--precision",
         "0.001%",
         "--out",
@@ -312,10 +358,10 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     ]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     journal = out / "journal.jsonl"
-    for _ in range(600):
+    for _ in range(3000):
         if journal.exists() and journal.read_bytes().count(b"\n") >= 2:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     before = journal.read_bytes()
@@ -338,19 +384,57 @@ def test_killed_for_real_and_resumed(tiny, tmp_path):
     assert load(out).warnings == record.warnings
 
 
+@pytest.mark.parametrize(
+    ("cpu", "complaint"), [({"isa": ["sse2"]}, "began with instruction sets"), ({"model": "6502"}, "processor 6502")]
+)
+def test_a_run_goes_on_only_on_the_machine_it_began_on(cpu, complaint, tmp_path):
+    """Two virtual machines may well have the same name."""
+    from convbench.machine.environment import detect
+
+    environment = detect(with_torch=True)
+    environment.cpu |= cpu
+    header = Header(
+        record=new_record(environment, [], {}), cases=CASES, implementations=[], policy=POLICY, threads=1, seed=0
+    )
+    with pytest.raises(InputError, match=complaint):
+        _same_conditions(header, tmp_path)
+
+
+def test_warnings_of_a_run_that_was_killed_are_in_the_resumed_one(tiny, tmp_path, monkeypatch):
+    from convbench import run as running
+
+    def interrupted(case, *rest, real=running.run_case):
+        if case.name == "c":
+            raise KeyboardInterrupt
+        return real(case, *rest)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr("convbench.machine.noise.warnings", lambda *both: ["loud at first"])
+    with monkeypatch.context() as first:
+        first.setattr(running, "run_case", interrupted)
+        assert (
+            convbench(["run", tiny, "--quick", "--impl", "torch.aten", "--max-time", "0.02", "--out", str(out)]) == 130
+        )
+    (out / "run.json").unlink()  # as if killed: the journal is all there is
+    monkeypatch.setattr("convbench.machine.noise.warnings", lambda *both: ["louder then"])
+    assert convbench(["run", "--resume", str(out)]) == 0
+    assert load(out).warnings == ["loud at first", "louder then"]
+    assert len(load(out).rows) == 3
+
+
 def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
     out = tmp_path / "out"
-    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "3", "--precision", "0.001%", "--out", str(out)]
+    arguments = [tiny, "--quick", "--impl", "torch.aten", "--max-time", "5", "--precision", "0.001%", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "convbench.cli.main", "run", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    for _ in range(600):
+    for _ in range(3000):
         if (out / "journal.jsonl").exists() and (out / "journal.jsonl").read_bytes().count(b"\n") >= 2:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
