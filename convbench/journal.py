@@ -52,10 +52,7 @@ class Journal:
 
     def start(self, header: Header) -> None:
         """Create the journal. Raises OutputError where one exists or the folder cannot be written."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
+        make_folder(self.path.parent)
         try:
             with self.path.open("xb") as file:
                 _write_line(file, header)
@@ -114,6 +111,14 @@ def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
         return msgspec.json.decode(line, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise InputError(f"{where}: damaged ({error}); {advice}") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder where there is none. Raises OutputError naming it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}; choose another --out") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
