@@ -6,12 +6,17 @@ the page's Content-Security-Policy lets nothing run but the scripts written here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convbench.journal import write_atomically
 from convbench.results import Record
 
-__all__ = ["render", "write"]
+if TYPE_CHECKING:
+    from convbench.compare import Comparison
+
+__all__ = ["render", "render_comparison", "write"]
 
 
 def render(record: Record) -> str:
@@ -19,6 +24,13 @@ def render(record: Record) -> str:
     from convbench.report.page import page
 
     return page(record)
+
+
+def render_comparison(comparison: Comparison, refused: Sequence[str] = ()) -> str:
+    """The page of a comparison; ``refused`` names files left out, with the reason. Raises InputError as render does."""
+    from convbench.report.compare_page import compare_page
+
+    return compare_page(comparison, refused)
 
 
 def write(record: Record, path: Path) -> None:

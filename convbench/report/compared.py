@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from convbench.compare import ALL, FASTEST, Comparison
 from convbench.compare.analysis import Pair, Standing
@@ -62,6 +63,12 @@ def notices(comparison: Comparison, refused: Sequence[str] = ()) -> list[str]:
     return found
 
 
+def baseline_share(comparison: Comparison) -> float | None:
+    """Median share of the baseline's own roof, by its fastest implementations."""
+    shares = [cell.share for key in comparison.layers if (cell := comparison.baseline.fastest(key)) and cell.share]
+    return median(shares) if shares else None
+
+
 def intervals_from(comparison: Comparison) -> str:
     """Where the intervals come from, in words."""
     sources = {cell.source for side in comparison.sides for cells in side.cells.values() for cell in cells.values()}
@@ -99,16 +106,16 @@ def _escape(text: str) -> str:
 
 
 def _standings(comparison: Comparison) -> Table:
-    columns = [("run", "left"), "cases", "faster hardware", "interval", "faster / tie / slower", "better used", "interval",
-               "of own roof"]  # fmt: skip
-    base = [cell.share for key in comparison.layers if (cell := comparison.baseline.fastest(key)) and cell.share]
-    middle = sorted(base)[len(base) // 2] if base else None
-    lines = [[comparison.baseline.label, str(sum(map(bool, comparison.baseline.cells.values()))), "baseline", "", "", "",
-              "", _percent(middle)]]  # fmt: skip
+    columns = [
+        ("run", "left"), "cases", "faster hardware", "interval", "faster / tie / slower", "better used", "interval",
+        "of own roof",
+    ]  # fmt: skip
+    own, cases = _percent(baseline_share(comparison)), sum(map(bool, comparison.baseline.cells.values()))
+    lines = [[comparison.baseline.label, str(cases), "baseline", "", "", "", "", own]]
     lines += [_standing_line(comparison.standing(other)) for other in comparison.others]
     note = (
-        f"{FASTEST}, geometric means over cases in common; faster hardware: baseline time / time; better used: share of "
-        f"the own measured roof / the baseline's; ~: the interval holds 1, a tie. Intervals from "
+        f"{FASTEST}, geometric means over cases in common; faster hardware: baseline time / time; better used: share "
+        f"of the own measured roof / the baseline's; ~: the interval holds 1, a tie. Intervals from "
         f"{intervals_from(comparison)}; they do not cover how a run differs from the next"
     )
     return Table("Faster hardware, and better used hardware", columns, lines, note)
