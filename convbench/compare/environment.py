@@ -91,6 +91,11 @@ def differences(sides: Sequence[Side]) -> list[Difference]:
     return sorted(found, key=lambda difference: order.index(_pattern(difference.name)))
 
 
+def matters(name: str) -> bool:
+    """Whether a fact can change a result."""
+    return bool(_pattern(name)) and not _matches(name, IGNORED)
+
+
 def _pattern(name: str) -> str:
     return next((pattern for pattern in MATTERS if fnmatchcase(name, pattern)), "")
 

@@ -15,8 +15,10 @@ from convbench.results import Record
 
 if TYPE_CHECKING:
     from convbench.compare import Comparison
+    from convbench.history import History
+    from convbench.history.analysis import Series
 
-__all__ = ["render", "render_comparison", "write"]
+__all__ = ["render", "render_comparison", "render_history", "write"]
 
 
 def render(record: Record) -> str:
@@ -31,6 +33,13 @@ def render_comparison(comparison: Comparison, refused: Sequence[str] = ()) -> st
     from convbench.report.compare_page import compare_page
 
     return compare_page(comparison, refused)
+
+
+def render_history(history: History, found: Sequence[Series], refused: Sequence[str] = ()) -> str:
+    """The page of a history and its series. Raises InputError as render does."""
+    from convbench.report.history_page import history_page
+
+    return history_page(history, found, refused)
 
 
 def write(record: Record, path: Path) -> None:

@@ -172,15 +172,13 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
         ends.transform_filter(alt.datum.style == style).mark_rule(style=f"roof-{style}")
         for style in ("memory", "memory-below", "peak", "lower")
     ]
-    # Along the line: one decade up for one decade right, whatever the size of the page.
-    decades_x, decades_y = math.log10(x_high / x_low), math.log10(y_high / y_low)
-    slope = alt.expr(f"-atan2(height / {decades_y:.4f}, width / {decades_x:.4f}) * 180 / PI")
+    along = slope(x_low, x_high, y_low, y_high)
     labels = [
         base.transform_filter(alt.datum.style == "memory")
-        .mark_text(style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=slope)
+        .mark_text(style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=along)
         .encode(x=x, y=y, text="label:N"),
         base.transform_filter(alt.datum.style == "memory-below")
-        .mark_text(style="roof-label", align="left", baseline="top", dx=12, dy=4, angle=slope)
+        .mark_text(style="roof-label", align="left", baseline="top", dx=12, dy=4, angle=along)
         .encode(x=x, y=y, text="label:N"),
         base.transform_filter(alt.datum.style == "peak")
         .mark_text(style="roof-label", align="right", baseline="bottom", dx=-4, dy=-4)
@@ -208,6 +206,14 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
         width="container", height=440, description="Roofline: GFLOP/s over arithmetic intensity, both logarithmic"
     )
     return chart.to_dict()
+
+
+def slope(x_low: float, x_high: float, y_low: float, y_high: float) -> Any:
+    """Angle of a text along a memory line: one decade up for one decade right, whatever the size of the page."""
+    import altair as alt
+
+    decades_x, decades_y = math.log10(x_high / x_low), math.log10(y_high / y_low)
+    return alt.expr(f"-atan2(height / {decades_y:.4f}, width / {decades_x:.4f}) * 180 / PI")
 
 
 def speedup_spec(rows: Sequence[RecordedRow]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convbench.compare import Comparison
 from convbench.compare.sides import Side
 from convbench.report import text
-from convbench.report.charts import PALETTE, RATIO_TICKS, short
+from convbench.report.charts import PALETTE, RATIO_TICKS, short, slope
 from convbench.results import Peak
 from convbench.roofline import bandwidths, compute_peak
 
@@ -201,16 +201,20 @@ def _roofline(comparison: Comparison) -> dict[str, Any]:
         .mark_text(style="roof-label", align="right", baseline="bottom", dx=-4, dy=-4)
         .encode(x="x2:Q", y=y, text="label:N", color=side),
         base.transform_filter(alt.datum.style == "memory")
-        .mark_text(style="roof-label", align="left", baseline="bottom", dx=6, dy=-4)
+        .mark_text(
+            style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=slope(x_low, x_high, y_low, y_high)
+        )
         .encode(x=x, y=y, text="label:N", color=side),
     ]
+    told = {"layer": "layer", "shape": "shape", "side": "run", "by": "implementation", "time": "time",
+            "share": "of own roof"}  # fmt: skip
     dots = (
         alt.Chart(alt.NamedData("dots"))
         .mark_point(filled=True, size=46, cursor="pointer")
-        .encode(x=alt.X("intensity:Q", scale=x_scale), y=alt.Y("rate:Q", scale=y_scale), color=side, opacity=_picked(0.8),
-                tooltip=[alt.Tooltip(f"{name}:N", title=title) for name, title in
-                         (("layer", "layer"), ("shape", "shape"), ("side", "run"), ("by", "implementation"),
-                          ("time", "time"), ("share", "of own roof"))])
+        .encode(
+            x=alt.X("intensity:Q", scale=x_scale), y=alt.Y("rate:Q", scale=y_scale), color=side, opacity=_picked(0.8),
+            tooltip=[alt.Tooltip(f"{name}:N", title=title) for name, title in told.items()],
+        )
     )  # fmt: skip
     return alt.layer(*lines, *labels, dots).properties(
         width="container", height=440, description="Rooflines of several runs: GFLOP/s over arithmetic intensity"
