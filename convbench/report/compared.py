@@ -106,7 +106,7 @@ def _escape(text: str) -> str:
 
 
 def _standings(comparison: Comparison) -> Table:
-    columns = [
+    columns: Columns = [
         ("run", "left"), "cases", "faster hardware", "interval", "faster / tie / slower", "better used", "interval",
         "of own roof",
     ]  # fmt: skip
@@ -167,7 +167,7 @@ def _advice(comparison: Comparison) -> Table:
             winners = ", ".join(f"{name} {count}" for name, count in advice.fastest[:4])
             cost = f"+{_percent(advice.costs - 1)}" if advice.costs and advice.costs > 1.0005 else ""
             lines.append([side.label, advice.kind, str(advice.layers), advice.best or "none", cost, winners])
-    columns = [("run", "left"), ("kind", "left"), "layers", ("if one for all", "left"), "costs",
+    columns: Columns = [("run", "left"), ("kind", "left"), "layers", ("if one for all", "left"), "costs",
                ("fastest, ties included: layers", "left")]  # fmt: skip
     note = "costs: its geometric mean time over that of the fastest of each layer"
     return Table("Which implementation to use where", columns, lines, note)
@@ -176,7 +176,12 @@ def _advice(comparison: Comparison) -> Table:
 def _cases(comparison: Comparison) -> Table:
     if len(comparison.others) == 1:
         return _two(comparison, comparison.others[0])
-    columns = [("layer", "left"), ("kind", "left"), comparison.baseline.label, *(o.label for o in comparison.others)]
+    columns: Columns = [
+        ("layer", "left"),
+        ("kind", "left"),
+        comparison.baseline.label,
+        *(o.label for o in comparison.others),
+    ]
     pairs = {other.label: {pair.key: pair for pair in comparison.pairs(other)} for other in comparison.others}
     lines = []
     for key, layer in comparison.layers.items():
@@ -189,7 +194,7 @@ def _cases(comparison: Comparison) -> Table:
 
 
 def _two(comparison: Comparison, other: Side) -> Table:
-    columns = [("layer", "left"), ("kind", "left"), "baseline", ("by", "left"), "other", ("by", "left"), "ratio",
+    columns: Columns = [("layer", "left"), ("kind", "left"), "baseline", ("by", "left"), "other", ("by", "left"), "ratio",
                "interval", ("verdict", "left"), "of roof", "other's"]  # fmt: skip
     pairs = sorted(comparison.pairs(other), key=lambda pair: -pair.ratio.value)
     lines = [_two_line(comparison.layers[pair.key].label, comparison.layers[pair.key].row.kind, pair) for pair in pairs]
@@ -210,7 +215,7 @@ def _one_sided(comparison: Comparison) -> Table:
     lines = [
         [layer.label, layer.row.kind, _labels(have), _labels(lack)] for layer, have, lack in comparison.one_sided()
     ]
-    columns = [("layer", "left"), ("kind", "left"), ("timed on", "left"), ("no time on", "left")]
+    columns: Columns = [("layer", "left"), ("kind", "left"), ("timed on", "left"), ("no time on", "left")]
     return Table("Cases on one side only", columns, lines[:MOST_CASES], _cut(lines))
 
 
@@ -223,7 +228,11 @@ def _environment(comparison: Comparison) -> Table:
         ]
         for difference in differences(comparison.sides)
     ]
-    columns = [("what differs", "left"), *((side.label, "left") for side in comparison.sides), ("meaning", "left")]
+    columns: Columns = [
+        ("what differs", "left"),
+        *((side.label, "left") for side in comparison.sides),
+        ("meaning", "left"),
+    ]
     return Table("Machines and software", columns, lines)
 
 
