@@ -67,6 +67,7 @@ class Comparison:
                 self.layers.setdefault(key, Layer(layer.row)).suites.update(layer.suites)
         self.layers = dict(sorted(self.layers.items(), key=lambda item: KINDS.index(item[1].row.kind)))
         name_layers(self.layers)
+        self._standings: dict[tuple[int, str], dict[str, Standing]] = {}
 
     @property
     def baseline(self) -> Side:
@@ -101,11 +102,15 @@ class Comparison:
 
     def standings(self, other: Side, implementation: str = FASTEST) -> dict[str, Standing]:
         """Kind (and ``all``) -> how another side stands against the baseline on it."""
-        pairs = self.pairs(other, implementation)
-        groups: dict[str, list[Pair]] = {ALL: pairs}
-        for pair in pairs:
-            groups.setdefault(self.layers[pair.key].row.kind, []).append(pair)
-        return {kind: _standing(other, group) for kind, group in groups.items()}
+        known = self._standings.get((id(other), implementation))
+        if known is None:
+            pairs = self.pairs(other, implementation)
+            groups: dict[str, list[Pair]] = {ALL: pairs}
+            for pair in pairs:
+                groups.setdefault(self.layers[pair.key].row.kind, []).append(pair)
+            known = {kind: _standing(other, group) for kind, group in groups.items()}
+            self._standings[id(other), implementation] = known
+        return known
 
     def in_common(self) -> list[Key]:
         """Cases that every side has a time for."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
+from statistics import median
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -61,6 +62,7 @@ class Side:
     untimed: dict[tuple[Key, str], str] = field(default_factory=dict)  # status of cells without a time
     layers: dict[Key, Layer] = field(default_factory=dict)
     repeated: int = 0  # cells left out: the same convolution under another name
+    _fastest: dict[Key, Cell | None] = field(default_factory=dict)
 
     @property
     def threads(self) -> str:
@@ -68,7 +70,9 @@ class Side:
 
     def fastest(self, key: Key) -> Cell | None:
         """The implementation with the least time."""
-        return min(self.cells.get(key, {}).values(), key=lambda cell: cell.time.value, default=None)
+        if key not in self._fastest:
+            self._fastest[key] = min(self.cells.get(key, {}).values(), key=lambda cell: cell.time.value, default=None)
+        return self._fastest[key]
 
 
 def sides_of(stored: Stored, keeps: Callable[[RecordedRow], bool] = lambda row: True) -> list[Side]:
@@ -114,16 +118,13 @@ def batch_spread(samples_s: list[float]) -> float | None:
     other, so ten stretches of the run are compared in place of single samples, and drift widens the interval. None
     for fewer than FEWEST_SAMPLES, or values that are no times.
     """
-    if len(samples_s) < FEWEST_SAMPLES:
+    if len(samples_s) < FEWEST_SAMPLES or min(samples_s) <= 0:
         return None
-    import numpy as np
-
     length = len(samples_s) // BATCHES
-    batches = np.sort(np.array(samples_s[: length * BATCHES]).reshape(BATCHES, length), axis=1)
-    if not batches[:, 0].min() > 0:
-        return None
-    medians = np.log(batches[:, (length - 1) // 2] * batches[:, length // 2]) / 2
-    return math.exp(STUDENT * float(medians.std(ddof=1)) / math.sqrt(BATCHES))
+    batches = [math.log(median(samples_s[start : start + length])) for start in range(0, BATCHES * length, length)]
+    mean = math.fsum(batches) / BATCHES
+    variance = math.fsum((batch - mean) ** 2 for batch in batches) / (BATCHES - 1)
+    return math.exp(STUDENT * math.sqrt(variance / BATCHES))
 
 
 # Names ------------------------------------------------------------------------------------------------

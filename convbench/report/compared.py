@@ -194,8 +194,10 @@ def _cases(comparison: Comparison) -> Table:
 
 
 def _two(comparison: Comparison, other: Side) -> Table:
-    columns: Columns = [("layer", "left"), ("kind", "left"), "baseline", ("by", "left"), "other", ("by", "left"), "ratio",
-               "interval", ("verdict", "left"), "of roof", "other's"]  # fmt: skip
+    columns: Columns = [
+        ("layer", "left"), ("kind", "left"), "baseline", ("by", "left"), "other", ("by", "left"), "ratio", "interval",
+        ("verdict", "left"), "of roof", "other's",
+    ]  # fmt: skip
     pairs = sorted(comparison.pairs(other), key=lambda pair: -pair.ratio.value)
     lines = [_two_line(comparison.layers[pair.key].label, comparison.layers[pair.key].row.kind, pair) for pair in pairs]
     return Table(
