@@ -5,7 +5,8 @@ memory than one, and hands a one-line reason for each file that cannot be read t
 run.json of each run in it, or its results.csv where there is no run.json.
 
 Older records load: what has been added since has a default. A CSV has no raw samples, environment or peaks, so
-its record has none; whether a layer has a bias is told by its number of parameters.
+its record has none; whether a layer has a bias is told by its number of parameters,
+and the reference by its speed-up of exactly 1.
 """
 
 from __future__ import annotations
@@ -157,10 +158,20 @@ def _has_bias(row: RecordedRow) -> bool:
 
 
 def _record(run_id: str, machine: str, rows: list[RecordedRow]) -> Record:
+    _name_reference(rows)
     return Record(
         convbench_version="", run_id=run_id, machine=machine, started=_started(run_id), complete=True,
         environment=Environment(machine=machine), rows=rows,
     )  # fmt: skip
+
+
+def _name_reference(rows: list[RecordedRow]) -> None:
+    """The reference is what is exactly as fast as itself; without it, or with two, it stays unknown."""
+    own = {
+        row.implementation for row in rows if row.speedup_ci_low == row.speedup_vs_reference == row.speedup_ci_high == 1
+    }
+    for row in rows if len(own) == 1 else ():
+        row.reference = min(own) if row.speedup_vs_reference is not None else None
 
 
 def _started(run_id: str) -> str:

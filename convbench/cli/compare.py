@@ -59,11 +59,12 @@ def command(records: tuple[str, ...], selection: Selection, out: Path | None, fo
 
 def _print(comparison: Comparison, refused: list[str], format_: str) -> None:
     from convbench.report import compared
+    from convbench.report.markdown import markdown
 
     if format_ == "csv":
         click.echo(_csv(comparison), nl=False)
     elif format_ == "markdown":
-        click.echo(compared.markdown(comparison, refused), nl=False)
+        click.echo(markdown(comparison, refused), nl=False)
     else:
         for table in compared.tables(comparison):
             common.table(table.title, table.columns, table.lines, table.note)
@@ -81,12 +82,13 @@ def _csv(comparison: Comparison) -> str:
 def _write(comparison: Comparison, refused: list[str], folder: Path) -> dict[str, str]:
     """Write all files; the page last, as it needs most to be installed. Raises OutputError, InputError."""
     from convbench.journal import make_folder, write_atomically
-    from convbench.report import compared, render_comparison
+    from convbench.report import render_comparison
+    from convbench.report.markdown import markdown
 
     make_folder(folder)
     texts = {
         CSV: lambda: _csv(comparison),
-        MARKDOWN: lambda: compared.markdown(comparison, refused),
+        MARKDOWN: lambda: markdown(comparison, refused),
         PAGE: lambda: render_comparison(comparison, refused),
     }
     for name, text in texts.items():

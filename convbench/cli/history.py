@@ -73,7 +73,7 @@ def _write(
 
 
 def _print(history: History, found: Sequence[Series], steps: Sequence[dict[str, Any]]) -> None:
-    first, last = history.runs[0].started[:10], history.runs[-1].started[:10]
+    first, last = (f"{history.runs[end].started:%Y-%m-%d}" for end in (0, -1))
     common.table(
         f"{len(history.runs)} runs, {first} to {last}: speed-up over the reference of the same run",
         _LEVEL_COLUMNS,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from math import exp, log
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -48,7 +49,7 @@ class Run:
     """One record's place in time, and what of its environment can change a result."""
 
     run_id: str
-    started: str  # ISO 8601
+    started: datetime
     facts: dict[str, Any]
 
 
@@ -95,8 +96,10 @@ class History:
     def add(self, stored: Stored, keeps: Callable[[RecordedRow], bool], refuse: Callable[[str], None]) -> None:
         """Take one record in; one seen before is counted, one without a time refused."""
         record = stored.record
-        if not record.started:
-            refuse(f"{stored.path}: does not say when it started, and its run_id does not either; name the run by time")
+        try:
+            started = moment(record.started)
+        except ValueError:
+            refuse(f"{stored.path}: does not say when it started, nor does its run_id; give the file as it was written")
             return
         if record.run_id in self._seen:
             self.repeated.append(record.run_id)
@@ -109,7 +112,7 @@ class History:
             if row.median_s and row.status == "ok" and keeps(row):
                 place = ", ".join([record.machine, row.device, *([f"threads {threads}"] if threads else [])])
                 self._add(len(self.runs), place, row)
-        self.runs.append(Run(record.run_id, record.started, known))
+        self.runs.append(Run(record.run_id, started, known))
 
     def _add(self, run: int, place: str, row: RecordedRow) -> None:
         assert row.median_s
@@ -129,6 +132,12 @@ class History:
         for rank, run in enumerate(by_time):
             ranks[run] = rank
         return ranks
+
+
+def moment(text: str) -> datetime:
+    """A time by ISO 8601, UTC where it names no zone. Raises ValueError for anything else."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def read_history(
@@ -215,8 +224,8 @@ def _step_row(history: History, item: Series, step: Step) -> dict[str, Any]:
     key, run = item.key, history.runs[item.runs[step.at]]
     before = history.runs[item.runs[step.at - 1]]
     values = (
-        key.quantity, key.place, *key.operator, key.implementation, key.layer or None, run.run_id, run.started,
-        exp(step.after - step.before), exp(step.before), exp(step.after), step.p, *step.stretch, changes(before, run),
+        key.quantity, key.place, *key.operator, key.implementation, key.layer or None, run.run_id,
+        run.started.isoformat(), exp(step.after - step.before), exp(step.before), exp(step.after), step.p, *step.stretch, changes(before, run),
     )  # fmt: skip
     return dict(zip(STEP_COLUMNS, values, strict=True))
 

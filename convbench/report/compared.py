@@ -1,4 +1,4 @@
-"""A comparison as plain tables, for the terminal and for Markdown."""
+"""A comparison as plain tables of text, for the terminal and for Markdown, and what to know about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from convbench.compare.sides import Side
 from convbench.measure import Interval
 from convbench.ratios import Score, verdict
 from convbench.report.tables import value_text
-from convbench.report.text import clean, engineering, significant
+from convbench.report.text import engineering, significant
 
 MANY = 6  # sides: from here on tables that have a column or a block for each are left to the page
 MOST_CASES = 60
@@ -77,29 +77,6 @@ def intervals_from(comparison: Comparison) -> str:
         "ci columns": "the ci columns where a run has no or few raw samples, which take samples for independent",
     }
     return "; ".join(text for source, text in words.items() if source in sources) or "nowhere: too few samples"
-
-
-def markdown(comparison: Comparison, refused: Sequence[str] = ()) -> str:
-    """The comparison for a pull request or a step summary."""
-    parts = [f"## convbench compare: {len(comparison.sides)} runs against {_escape(comparison.baseline.label)}"]
-    for table in tables(comparison):
-        parts += [f"### {_escape(table.title)}", _markdown_table(table), _escape(table.note)]
-    found = notices(comparison, refused)
-    parts += ["### Before you believe a number", "\n".join(f"- {_escape(line)}" for line in found)] if found else []
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _markdown_table(table: Table) -> str:
-    columns = [(column, "right") if isinstance(column, str) else column for column in table.columns]
-    lines = [[heading for heading, _ in columns], *table.lines]
-    head, *body = ["| " + " | ".join(map(_escape, line)) + " |" for line in lines]
-    rule = "|" + "|".join(":---" if side == "left" else "---:" for _, side in columns) + "|"
-    return "\n".join([head, rule, *body])
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, links, mentions or HTML."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!~@$" else c for c in clean(text))
 
 
 # Tables -----------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from math import exp
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ def history_page(history: History, found: Sequence[Series], refused: Sequence[st
     whole = [item for item in found if not item.key.layer]
     steps = step_rows(history, found)
     context = {
-        "runs": history.runs, "first": _day(history.runs[0].started), "last": _day(history.runs[-1].started),
+        "runs": history.runs, "days": [f"{history.runs[end].started:%Y-%m-%d}" for end in (0, -1)],
         "places": _by_runs(whole), "operators": [_label(operator, operators) for operator in operators],
         "colours": {name: colour(n) for n, name in enumerate(names)}, "quantities": QUANTITIES,
         "steps": steps[:MOST_STEPS], "step_count": len(steps), "series": len(found), "refused": refused,
@@ -59,7 +58,7 @@ def _line(history: History, item: Series, operator: int) -> dict[str, Any]:
     """One line of a chart by column; times are milliseconds since 1970."""
     import numpy as np
 
-    times = np.array([_milliseconds(history.runs[run].started) for run in item.runs])
+    times = np.array([1000 * history.runs[run].started.timestamp() for run in item.runs])
     when, middle, low, high = _binned(times, np.exp(item.values))
     return {
         "place": item.key.place, "operator": operator, "implementation": item.key.implementation,
@@ -87,17 +86,6 @@ def _binned(times: NDArray, values: NDArray) -> tuple[list, list, list, list]:
     when, *others = zip(*by, strict=True)
     middle, low, high = ([short(float(value)) for value in column] for column in others)
     return list(map(float, when)), middle, low, high
-
-
-def _milliseconds(started: str) -> float:
-    try:
-        return datetime.fromisoformat(started).timestamp() * 1000
-    except ValueError:
-        return 0.0
-
-
-def _day(started: str) -> str:
-    return started[:10]
 
 
 def _spec(names: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from convbench.compare.rows import COMPARED_NAMES, compared_rows
 from convbench.compare.sides import BATCHES, STUDENT, batch_spread, case_id
 from convbench.records import Stored
 from convbench.report import compared, render_comparison
+from convbench.report.markdown import markdown
 from convbench.results import Peak, Record, RecordedRow
 from tests.convbench.records import ENVIRONMENT, PEAKS, fail, hostile_record, make_record, make_rows
 from tests.convbench.test_records import write_run
@@ -292,7 +293,7 @@ def test_csv_alone_and_no_peaks_give_a_page_without_roofs(tmp_path):
     page = Elements(render_comparison(comparison))
     assert page.json("roofs") == []
     assert comparison.standing(comparison.others[0]).use is None
-    assert compared.markdown(comparison)
+    assert markdown(comparison)
 
 
 def test_values_that_no_machine_has_do_not_break_the_page():
@@ -303,7 +304,7 @@ def test_values_that_no_machine_has_do_not_break_the_page():
     peaks = [*PEAKS, Peak(quantity="fma", level="x", device="cpu", dtype="float32", value=math.inf)]
     comparison = compare([stored(make_record(rows, peaks=peaks)), stored(base())])
     Elements(render_comparison(comparison)).json("cells")
-    assert compared.markdown(comparison)
+    assert markdown(comparison)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -317,7 +318,7 @@ def test_hostile_names_add_no_element_and_no_markup(name, capsys):
     assert hostile.tags() == plain.tags()
     code = [[c for tag, a, c in page.raw if a.get("type") != "application/json"] for page in (plain, hostile)]
     assert code[0] == code[1]
-    text = compared.markdown(compare([stored(hostile_record(name)), stored(base())]), [name])
+    text = markdown(compare([stored(hostile_record(name)), stored(base())]), [name])
     assert "<script" not in text.replace("\\<", "")
     assert "<img" not in text.replace("\\<", "")
 
@@ -344,4 +345,4 @@ def test_fifty_records_are_named_and_compared():
     comparison = compare(map(stored, records))
     means = [comparison.standing(other).hardware.mean.value for other in comparison.others]
     assert means == pytest.approx([1 + n / 50 for n in range(1, 50)])
-    assert "m49" in compared.markdown(comparison)
+    assert "m49" in markdown(comparison)

@@ -150,8 +150,10 @@ def test_a_folder_without_runs_is_bad_input(tmp_path, capsys, name):
 def test_hostile_names_add_no_element(name):
     def page_of(text):
         stored = [night(n) for n in range(3)]
-        stored.append(Stored(Path("hostile"), hostile_record(text), "json"))
+        hostile = msgspec.structs.replace(hostile_record(text), started="2027-01-01T00:00:00")
+        stored.append(Stored(Path("hostile"), hostile, "json"))
         history = read_history(stored, lambda reason: None)
+        assert len(history.runs) == 4
         return Elements(render_history(history, series(history), [text]))
 
     assert page_of(name).tags() == page_of("plain").tags()

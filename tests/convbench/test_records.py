@@ -38,6 +38,7 @@ def test_a_csv_gives_the_rows_of_its_run(tmp_path):
     assert refused == []
     assert (stored.origin, stored.record.peaks, stored.record.started) == ("csv", [], "2026-01-02T03:04:05+00:00")
     assert to_csv(stored.record.rows) == to_csv(rows)
+    assert [row.reference for row in stored.record.rows] == [row.reference for row in rows]
     assert stored.record.rows[4].status_detail == "=1+1, a formula"
 
 
