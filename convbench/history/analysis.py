@@ -224,8 +224,9 @@ def _step_row(history: History, item: Series, step: Step) -> dict[str, Any]:
     key, run = item.key, history.runs[item.runs[step.at]]
     before = history.runs[item.runs[step.at - 1]]
     values = (
-        key.quantity, key.place, *key.operator, key.implementation, key.layer or None, run.run_id,
-        run.started.isoformat(), exp(step.after - step.before), exp(step.before), exp(step.after), step.p, *step.stretch, changes(before, run),
+        key.quantity, key.place, *key.operator, key.implementation, key.layer or None,
+        run.run_id, run.started.isoformat(), exp(step.after - step.before), exp(step.before), exp(step.after), step.p,
+        *step.stretch, changes(before, run),
     )  # fmt: skip
     return dict(zip(STEP_COLUMNS, values, strict=True))
 
