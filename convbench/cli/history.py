@@ -74,8 +74,9 @@ def _write(
 
 def _print(history: History, found: Sequence[Series], steps: Sequence[dict[str, Any]]) -> None:
     first, last = (f"{history.runs[end].started:%Y-%m-%d}" for end in (0, -1))
+    runs = "1 run" if len(history.runs) == 1 else f"{len(history.runs)} runs"
     common.table(
-        f"{len(history.runs)} run{'s' * (len(history.runs) > 1)}, {first} to {last}: speed-up over the reference of the same run",
+        f"{runs}, {first} to {last}: speed-up over the reference of the same run",
         _LEVEL_COLUMNS,
         [_level_line(item) for item in found if not item.key.layer and item.key.quantity == "speed-up"],
         "geometric means over layers, each held against its own median",
