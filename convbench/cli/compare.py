@@ -101,5 +101,5 @@ def _emit(comparison: Comparison, refused: list[str], paths: dict[str, str]) -> 
 
     common.emit_json(
         "compare", list(compared_rows(comparison)), runs=[run_facts(side) for side in comparison.sides],
-        kinds=list(standing_rows(comparison)), refused=refused, paths=paths,
+        groups=list(standing_rows(comparison)), refused=refused, paths=paths,
     )  # fmt: skip

@@ -45,10 +45,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which implementation to use for one kind of convolution on one side."""
+    """Which implementation to use for one group of layers on one side."""
 
     side: Side
-    kind: str
+    group: str
     layers: int
     best: str | None  # least geometric mean among those with a time for every layer
     costs: float | None  # its geometric mean over that of the fastest of each layer
@@ -78,9 +78,9 @@ class Comparison:
         return self.sides[1:]
 
     @property
-    def kinds(self) -> list[str]:
-        """Kinds of convolution that any side has, in the order of convbench.spec.KINDS."""
-        return list(dict.fromkeys(layer.row.kind for layer in self.layers.values()))
+    def groups(self) -> list[str]:
+        """Groups of layers that have a mean in common, by kind in the order of convbench.spec.KINDS."""
+        return list(dict.fromkeys(layer.group for layer in self.layers.values()))
 
     @property
     def implementations(self) -> list[str]:
@@ -96,19 +96,19 @@ class Comparison:
                 found.append(_pair(key, a, b))
         return found
 
-    def standing(self, other: Side, kind: str = ALL, implementation: str = FASTEST) -> Standing:
-        """How another side stands against the baseline, on one kind of convolution or all."""
-        return self.standings(other, implementation).get(kind, Standing(other, None, None, None))
+    def standing(self, other: Side, group: str = ALL, implementation: str = FASTEST) -> Standing:
+        """How another side stands against the baseline, on one group of layers or all."""
+        return self.standings(other, implementation).get(group, Standing(other, None, None, None))
 
     def standings(self, other: Side, implementation: str = FASTEST) -> dict[str, Standing]:
-        """Kind (and ``all``) -> how another side stands against the baseline on it."""
+        """Group (and ``all``) -> how another side stands against the baseline on it."""
         known = self._standings.get((id(other), implementation))
         if known is None:
             pairs = self.pairs(other, implementation)
             groups: dict[str, list[Pair]] = {ALL: pairs}
             for pair in pairs:
-                groups.setdefault(self.layers[pair.key].row.kind, []).append(pair)
-            known = {kind: _standing(other, group) for kind, group in groups.items()}
+                groups.setdefault(self.layers[pair.key].group, []).append(pair)
+            known = {group: _standing(other, found) for group, found in groups.items()}
             self._standings[id(other), implementation] = known
         return known
 
@@ -126,12 +126,12 @@ class Comparison:
         return found
 
     def advice(self, side: Side) -> list[Advice]:
-        """Which implementation to use on a side, kind by kind."""
+        """Which implementation to use on a side, group by group."""
         found = []
-        for kind in self.kinds:
-            keys = [key for key, layer in self.layers.items() if layer.row.kind == kind and side.cells.get(key)]
+        for group in self.groups:
+            keys = [key for key, layer in self.layers.items() if layer.group == group and side.cells.get(key)]
             if keys:
-                found.append(_advice(side, kind, keys))
+                found.append(_advice(side, group, keys))
         return found
 
 
@@ -166,7 +166,7 @@ def _standing(side: Side, pairs: Sequence[Pair]) -> Standing:
     )  # fmt: skip
 
 
-def _advice(side: Side, kind: str, keys: Sequence[Key]) -> Advice:
+def _advice(side: Side, group: str, keys: Sequence[Key]) -> Advice:
     leaders: Counter[str] = Counter()
     slowdowns: dict[str, list[Interval]] = {}
     for key in keys:
@@ -178,7 +178,7 @@ def _advice(side: Side, kind: str, keys: Sequence[Key]) -> Advice:
     complete = {name: geometric_mean(found).value for name, found in slowdowns.items() if len(found) == len(keys)}
     one = min(complete, key=lambda name: complete[name], default=None)
     wins = [(name, count) for name, count in leaders.most_common() if count]
-    return Advice(side, kind, len(keys), one, complete[one] if one else None, wins)
+    return Advice(side, group, len(keys), one, complete[one] if one else None, wins)
 
 
 def _ties(cell: Cell, best: Cell) -> bool:

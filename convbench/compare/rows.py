@@ -63,11 +63,11 @@ def run_facts(side: Side) -> dict[str, Any]:
 
 
 def standing_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """For each other side and kind (and all): geometric means with their intervals, and how the cases came out."""
+    """For each other side and group of layers (and all): means with intervals, and how the cases came out."""
     for other in comparison.others:
-        for kind, standing in comparison.standings(other).items():
+        for group, standing in comparison.standings(other).items():
             yield {
-                "run": other.label, "kind": kind, "compared": FASTEST, **_score("ratio", standing.hardware),
+                "run": other.label, "group": group, "compared": FASTEST, **_score("ratio", standing.hardware),
                 **_score("share_ratio", standing.use), "share": standing.share,
             }  # fmt: skip
 

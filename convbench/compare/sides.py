@@ -48,9 +48,10 @@ class Layer:
     row: RecordedRow
     suites: dict[str, None] = field(default_factory=dict)
     label: str = ""
+    group: str = ""  # layers with a mean in common: of one kind, pass and type
 
 
-@dataclass
+@dataclass(eq=False)  # a side is itself: comparing all cells would take long
 class Side:
     """One device of one record. ``record`` has no rows any more."""
 
@@ -160,11 +161,13 @@ def _repeated(sides: list[Side], facts: list[Callable[[Side], str]]) -> bool:
 
 
 def name_layers(layers: dict[Key, Layer]) -> None:
-    """Give each layer a unique label: its name, and pass, type or batch where they vary."""
+    """Give each layer a unique label, and its group: name or kind, with pass and type where they vary."""
     rows = [layer.row for layer in layers.values()]
     varying = [name for name in ("pass_", "dtype") if len({getattr(row, name) for row in rows}) > 1]
     used: dict[str, int] = {}
     for layer in layers.values():
-        label = " · ".join([layer.row.case, *(str(getattr(layer.row, name)) for name in varying)])
+        more = [str(getattr(layer.row, name)) for name in varying]
+        layer.group = ", ".join([layer.row.kind, *more])
+        label = " · ".join([layer.row.case, *more])
         used[label] = used.get(label, 0) + 1
         layer.label = label if used[label] == 1 else f"{label} ({used[label]})"

@@ -114,13 +114,13 @@ def _kinds(comparison: Comparison, which: str) -> Table:
     lines = []
     for other in comparison.others:
         found = comparison.standings(other)
-        scores = [getattr(found[kind], which) if kind in found else None for kind in comparison.kinds]
+        scores = [getattr(found[group], which) if group in found else None for group in comparison.groups]
         lines.append([other.label, *map(_score, scores)] if any(scores) else [])
     title = {
         "hardware": "Faster hardware by kind of convolution: baseline time / time",
         "use": "Better used hardware by kind of convolution: share of own roof / the baseline's",
     }[which]
-    return Table(title, [("run", "left"), *comparison.kinds], [line for line in lines if line])
+    return Table(title, [("run", "left"), *comparison.groups], [line for line in lines if line])
 
 
 def _implementations(comparison: Comparison) -> Table:
@@ -143,7 +143,7 @@ def _advice(comparison: Comparison) -> Table:
         for advice in comparison.advice(side):
             winners = ", ".join(f"{name} {count}" for name, count in advice.fastest[:4])
             cost = f"+{_percent(advice.costs - 1)}" if advice.costs and advice.costs > 1.0005 else ""
-            lines.append([side.label, advice.kind, str(advice.layers), advice.best or "none", cost, winners])
+            lines.append([side.label, advice.group, str(advice.layers), advice.best or "none", cost, winners])
     columns: Columns = [("run", "left"), ("kind", "left"), "layers", ("if one for all", "left"), "costs",
                ("fastest, ties included: layers", "left")]  # fmt: skip
     note = "costs: its geometric mean time over that of the fastest of each layer"

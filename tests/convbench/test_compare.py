@@ -84,6 +84,20 @@ def test_layers_are_joined_by_what_is_computed_not_by_name_or_order(faster):
     assert [set(layer.suites) for layer in comparison.layers.values()] == [{"default", "theirs"}] * len(kinds)
 
 
+def test_passes_have_means_of_their_own():
+    def both(factor):
+        backward = scaled(base().rows, lambda row: factor)
+        for row in backward:
+            row.pass_ = "data_gradient"
+        return make_record(base().rows + backward)
+
+    comparison = compare([stored(both(1.0)), stored(both(4.0))])
+    found = comparison.standings(comparison.others[0])
+    assert found["standard, forward"].hardware.mean.value == pytest.approx(1.0)
+    assert found["standard, data_gradient"].hardware.mean.value == pytest.approx(4.0)
+    assert found[ALL].hardware.mean.value == pytest.approx(2.0)
+
+
 def test_the_same_record_twice_is_all_ties_and_says_so():
     comparison = compare([stored(base()), stored(base())])
     assert [side.label for side in comparison.sides] == ["synthetic-2c", "synthetic-2c (2)"]
@@ -236,7 +250,7 @@ def test_the_document_has_the_columns_of_the_csv(folders, capsys):
     assert (document["schema_version"], document["command"]) == (1, "compare")
     assert tuple(document["rows"][0]) == COMPARED_NAMES
     assert [run["machine"] for run in document["runs"]] == ["synthetic-2c", "other"]
-    whole = next(kind for kind in document["kinds"] if kind["kind"] == "standard")
+    whole = next(group for group in document["groups"] if group["group"] == "standard")
     assert whole["ratio"] == pytest.approx(2.0)
 
 
