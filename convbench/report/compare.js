@@ -121,7 +121,11 @@
     return { wanted, pairs };
   }
 
+  // Nothing to show is not drawn: a chart cannot scale nothing.
+  const empty = ({ name }, { pairs }) => name !== "roofline" && !pairs.length;
+
   async function draw(chart, { wanted, pairs }) {
+    if (empty(chart, { pairs })) return;
     const spec = structuredClone(specs[chart.name]);
     spec.datasets = datasets(chart.name, wanted, pairs);
     if (chart.name === "ratios") spec.height = height(pairs);
@@ -133,8 +137,11 @@
   function refresh() {
     const now = state();
     if (summary) summary.textContent = filter.querySelector("[name=a]") ? summarise(now.pairs) : "";
-    for (const { name, view } of charts) {
-      if (!view) continue;
+    for (const chart of charts) {
+      const { name, view, element } = chart;
+      element.hidden = empty(chart, now);
+      if (element.hidden) continue;
+      if (!view) { draw(chart, now); continue; }
       for (const [key, rows] of Object.entries(datasets(name, now.wanted, now.pairs))) view.data(key, rows);
       if (name === "ratios") view.height(height(now.pairs));
       view.resize().runAsync();

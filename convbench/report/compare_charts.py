@@ -167,10 +167,10 @@ def _ratios() -> dict[str, Any]:
     base = alt.Chart(alt.NamedData("pairs"))
     return alt.layer(
         base.mark_bar(height=alt.RelativeBandSize(0.62), cursor="pointer").encode(
-            y=layer, x=ratio, x2=alt.datum(1), color=_verdict(), opacity=_picked(0.62), tooltip=_tooltip()
+            y=layer, x=ratio, x2=alt.datum(1), color=_verdict(), opacity=_picked(), tooltip=_tooltip()
         ),
         base.mark_rule(strokeWidth=1.4, color="var(--ink)").encode(
-            y=layer, x=alt.X("low:Q", title=ratio["title"]), x2="high:Q", opacity=_picked(0.9)
+            y=layer, x=alt.X("low:Q", title=ratio["title"]), x2="high:Q", opacity=_picked()
         ),
         base.mark_rule(style="parity").encode(x=alt.datum(1)),
     ).properties(
@@ -212,7 +212,7 @@ def _roofline(comparison: Comparison) -> dict[str, Any]:
         alt.Chart(alt.NamedData("dots"))
         .mark_point(filled=True, size=46, cursor="pointer")
         .encode(
-            x=alt.X("intensity:Q", scale=x_scale), y=alt.Y("rate:Q", scale=y_scale), color=side, opacity=_picked(0.8),
+            x=alt.X("intensity:Q", scale=x_scale), y=alt.Y("rate:Q", scale=y_scale), color=side, opacity=_picked(),
             tooltip=[alt.Tooltip(f"{name}:N", title=title) for name, title in told.items()],
         )
     )  # fmt: skip
@@ -227,11 +227,11 @@ def _verdict() -> alt.Color:
     return alt.Color("verdict:N", legend=None, scale=alt.Scale(domain=list(VERDICTS), range=list(VERDICTS.values())))
 
 
-def _picked(opacity: float = 0.85) -> alt.Opacity:
+def _picked() -> alt.Opacity:
     """Full where the layer is among those picked in any chart, faint elsewhere."""
     import altair as alt
 
-    return alt.Opacity("on:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.08, opacity]))
+    return alt.Opacity("on:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.08, 0.85]))
 
 
 def _tooltip() -> list[alt.Tooltip]:

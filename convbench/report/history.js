@@ -3,7 +3,7 @@
   const { read, embed } = convbench;
   const lines = read("lines"), specs = read("specs");
   const filter = document.getElementById("filter");
-  const charts = [...document.querySelectorAll("[data-chart]")].map((element) => ({ element, operator: Number(element.dataset.operator), view: null }));
+  const charts = [...document.querySelectorAll("[data-chart]")].map((element) => ({ element, operator: Number(element.dataset.operator) }));
 
   function datasets({ operator }) {
     const on = new Set([...filter.querySelectorAll("input:checked")].map((box) => box.value));
@@ -17,22 +17,17 @@
     return { points, steps };
   }
 
-  const tell = ({ element }, { points }) => { element.parentElement.querySelector(".empty").hidden = points.length > 0; };
-
   async function draw(chart) {
-    const spec = structuredClone(specs.history);
+    const spec = structuredClone(specs.history), { element } = chart;
     spec.datasets = datasets(chart);
-    tell(chart, spec.datasets);
-    chart.view = await embed(chart.element, spec, `history-${chart.operator}`);
+    const { points, steps } = spec.datasets;
+    element.hidden = !points.length;  // nothing has no scale
+    element.parentElement.querySelector(".empty").hidden = points.length > 0;
+    if (!steps.length) spec.layer.pop();
+    if (points.length) await embed(element, spec, `history-${chart.operator}`);
   }
 
-  filter.addEventListener("change", () => {
-    for (const chart of charts) {
-      const data = datasets(chart);
-      tell(chart, data);
-      chart.view?.data("points", data.points).data("steps", data.steps).resize().runAsync();
-    }
-  });
+  filter.addEventListener("change", () => charts.forEach(draw));
   Promise.all(charts.map(draw)).then(
     () => { document.documentElement.dataset.charts = "drawn"; },
     (error) => { document.documentElement.dataset.charts = "failed"; console.error(error); });

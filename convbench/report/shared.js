@@ -48,6 +48,7 @@ const convbench = (() => {
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     });
+    if (element.nextElementSibling?.className === "save") element.nextElementSibling.remove();  // of an earlier drawing
     element.after(button);
   }
 
