@@ -42,7 +42,7 @@ USE = """(async () => {
   const canvas = document.querySelector("[data-chart=scatter] svg"), view = canvas.getBoundingClientRect();
   const at = (x, y, type, target) => target.dispatchEvent(new PointerEvent(type,
     { bubbles: true, clientX: view.x + x, clientY: view.y + y, pointerId: 1, isPrimary: true, buttons: 1 }));
-  at(120, 60, "pointerdown", canvas); at(300, 200, "pointermove", window);
+  at(120, 60, "pointerdown", canvas.querySelector("path.background")); at(300, 200, "pointermove", window);
   at(view.width / 2, 340, "pointermove", window);
   at(view.width / 2, 340, "pointerup", window); await pause(500);
   seen.brushed = rows().length;
