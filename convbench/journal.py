@@ -59,8 +59,8 @@ class Journal:
         Raises OutputError.
         """
         folder = self.path.parent
+        make_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder) as file:
                 file.write(b"a")
         except OSError as error:
@@ -132,6 +132,14 @@ def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
         return msgspec.json.decode(line, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise InputError(f"{where}: damaged ({error}); {advice}") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder where there is none. Raises OutputError naming it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}; choose another --out") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

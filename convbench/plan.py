@@ -11,6 +11,7 @@ from convbench.case import Case, DType
 from convbench.errors import InputError
 from convbench.plugin import Implementation
 from convbench.registry import Registry
+from convbench.results import Row
 from convbench.spec import PASSES, Pass
 
 REFERENCE = "torch.aten"  # torch.nn.functional
@@ -36,6 +37,18 @@ class Selection:
         """The passes chosen, each once, in the order of convbench.spec.PASSES."""
         chosen = {p for name in self.passes or (default,) for p in PASS_GROUPS[name]}
         return tuple(p for p in PASSES if p in chosen)
+
+    def keeps(self, row: Row) -> bool:
+        """Whether a row of a record is among what is selected; without options every row is."""
+        names = {row.implementation, row.implementation.partition(".")[0]}
+        return (
+            (not self.suites or row.suite in self.suites)
+            and _matches(row.case, self.cases)
+            and (not self.implementations or not names.isdisjoint(self.implementations))
+            and (not self.devices or row.device in self.devices)
+            and (not self.dtypes or row.dtype in self.dtypes)
+            and row.pass_ in self.expanded_passes("all")
+        )
 
 
 def select_cases(selection: Selection, default_suite: str, default_pass: str, devices: Sequence[str]) -> list[Case]:

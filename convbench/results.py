@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -230,7 +231,7 @@ class _Versioned(Struct):
 
 # CSV --------------------------------------------------------------------------------------------
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_cell(value: Any) -> str:
@@ -238,15 +239,19 @@ def csv_cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
     return repr(value)
 
 
 def to_csv(rows: list[Row] | list[RecordedRow]) -> str:
     """results.csv: one header line, then one line a row."""
+    return csv_text(COLUMN_NAMES, (row_values(row).values() for row in rows))
+
+
+def csv_text(names: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """One header line, then the lines, with safe cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMN_NAMES)
-    for row in rows:
-        writer.writerow(csv_cell(value) for value in row_values(row).values())
+    writer.writerow(names)
+    writer.writerows(map(csv_cell, line) for line in lines)
     return text.getvalue()

@@ -45,12 +45,31 @@ class Seed(click.ParamType):
         return seed
 
 
+_SELECTORS = (
+    click.option("--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."),
+    click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
+    click.option("--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ..."),
+    click.option("--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."),
+    click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
+    click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
+)
+_SUITE_ARGUMENTS = click.argument("suite_arguments", nargs=-1, metavar="[SUITE]...")
+
+
 def selection_options(function: Callable) -> Callable:
     """--suite, --case, --impl, --device, --dtype, --pass (all repeatable), given as one ``selection``."""
+    return _selecting(function, (*_SELECTORS, _SUITE_ARGUMENTS))
 
+
+def record_selection_options(function: Callable) -> Callable:
+    """The same options for a command whose arguments are records, not suites."""
+    return _selecting(function, _SELECTORS)
+
+
+def _selecting(function: Callable, decorators: Sequence[Callable]) -> Callable:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         selection = Selection(
-            suites=(*kwargs.pop("suite_arguments"), *kwargs.pop("suite")),
+            suites=(*kwargs.pop("suite_arguments", ()), *kwargs.pop("suite")),
             cases=kwargs.pop("case"),
             implementations=kwargs.pop("impl"),
             devices=kwargs.pop("device"),
@@ -61,15 +80,7 @@ def selection_options(function: Callable) -> Callable:
 
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    for decorate in (
-        click.option("--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."),
-        click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
-        click.option("--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ..."),
-        click.option("--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."),
-        click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
-        click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
-        click.argument("suite_arguments", nargs=-1, metavar="[SUITE]..."),
-    ):
+    for decorate in decorators:
         wrapper = decorate(wrapper)
     return wrapper
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
 from convbench.plan import Selection
 
 if TYPE_CHECKING:
-    from convbench.results import Record, RecordedRow
+    from convbench.results import Record
     from convbench.savings import Half, Saving
 
 DEFAULT_SUITE = "separable"
@@ -63,20 +62,7 @@ def _chosen(record: Record, selection: Selection) -> Record:
     """The record with the rows that the selection options leave; without options all of them."""
     import msgspec
 
-    passes = selection.expanded_passes("all")
-
-    def keeps(row: RecordedRow) -> bool:
-        return (
-            (not selection.suites or row.suite in selection.suites)
-            and (not selection.cases or any(fnmatchcase(row.case, glob) for glob in selection.cases))
-            and (not selection.implementations
-                 or bool({row.implementation, row.implementation.split(".")[0]} & set(selection.implementations)))
-            and (not selection.devices or row.device in selection.devices)
-            and (not selection.dtypes or row.dtype in selection.dtypes)
-            and row.pass_ in passes
-        )  # fmt: skip
-
-    return msgspec.structs.replace(record, rows=[row for row in record.rows if keeps(row)])
+    return msgspec.structs.replace(record, rows=[row for row in record.rows if selection.keeps(row)])
 
 
 def _measure(selection: Selection, threads: int | None, max_time: float) -> Record:

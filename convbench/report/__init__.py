@@ -6,12 +6,19 @@ the page's Content-Security-Policy lets nothing run but the scripts written here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convbench.journal import write_atomically
 from convbench.results import Record
 
-__all__ = ["render", "write"]
+if TYPE_CHECKING:
+    from convbench.compare import Comparison
+    from convbench.history import History
+    from convbench.history.analysis import Series
+
+__all__ = ["render", "render_comparison", "render_history", "write"]
 
 
 def render(record: Record) -> str:
@@ -19,6 +26,20 @@ def render(record: Record) -> str:
     from convbench.report.page import page
 
     return page(record)
+
+
+def render_comparison(comparison: Comparison, refused: Sequence[str] = ()) -> str:
+    """The page of a comparison; ``refused`` names files left out, with the reason. Raises InputError as render does."""
+    from convbench.report.compare_page import compare_page
+
+    return compare_page(comparison, refused)
+
+
+def render_history(history: History, found: Sequence[Series], refused: Sequence[str] = ()) -> str:
+    """The page of a history and its series. Raises InputError as render does."""
+    from convbench.report.history_page import history_page
+
+    return history_page(history, found, refused)
 
 
 def write(record: Record, path: Path) -> None:

@@ -6,8 +6,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import geometric_mean, median
+from statistics import median
 
+from convbench import ratios
+from convbench.measure import Interval
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 from convbench.spec import KINDS
 
@@ -148,20 +150,20 @@ def _means(by_implementation: dict[str, list[RecordedRow]]) -> list[Mean]:
 
 
 def _mean(name: str, rows: Sequence[RecordedRow]) -> Mean:
+    score = ratios.score(
+        [
+            Interval(row.speedup_vs_reference, row.speedup_ci_low, row.speedup_ci_high)
+            for row in rows
+            if row.speedup_vs_reference and row.speedup_vs_reference > 0
+        ]
+    )
     fractions = [row.roofline_fraction for row in rows if row.roofline_fraction]
-    paired = [row for row in rows if row.speedup_vs_reference]
-    speedup = geometric_mean([row.speedup_vs_reference for row in paired]) if paired else None  # type: ignore[misc]
-    ends = [(row.speedup_ci_low, row.speedup_ci_high) for row in paired]
-    known = [(low, high) for low, high in ends if low and high]
-    low = high = None
-    if speedup and len(known) == len(paired):
-        # Layers are measured independently: half widths of the logarithms add in quadrature.
-        spread = math.exp(math.sqrt(sum((math.log(h / lo) / 2) ** 2 for lo, h in known)) / len(known))
-        low, high = speedup / spread, speedup * spread
-    faster, slower = sum(lo > 1 for lo, _ in known), sum(h < 1 for _, h in known)
+    share = median(fractions) if fractions else None
+    if score is None:
+        return Mean(name, len(rows), roofline_fraction=share)
+    mean = score.mean
     return Mean(
-        name, len(rows), speedup, low, high, faster, slower, len(known) - faster - slower,
-        median(fractions) if fractions else None,
+        name, len(rows), mean.value, mean.low, mean.high, score.faster, score.slower, score.ties, share
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ PALETTE = 11  # --c1 to --c11 in style.css; the reference is --c0
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")  # one a family
 LABEL_LENGTH = 60
 CLOSE = 1.5  # ratio of two bandwidths whose labels would overlap
-_RATIO_TICKS = [round(m * 10.0**e, 9) for e in range(-3, 4) for m in (1, 1.2, 1.5, 2, 3, 4, 5, 7)]
+RATIO_TICKS = [round(m * 10.0**e, 9) for e in range(-3, 4) for m in (1, 1.2, 1.5, 2, 3, 4, 5, 7)]
 
 Span = tuple[float, float]
 
@@ -80,14 +80,15 @@ def _cell(row: RecordedRow, label: str) -> tuple[Any, ...]:
     return (
         label, row.implementation, row.kind, row.pass_, place(row), text.shape(row), row.algorithm or "",
         f"{text.seconds(row.median_s)}{spread}",
-        _short(2 * row.valid_macs / row.bytes), _short(2 * row.valid_macs / row.median_s / 1e9),
+        short(2 * row.valid_macs / row.bytes), short(2 * row.valid_macs / row.median_s / 1e9),
         text.significant(row.gflops), text.percent(row.roofline_fraction),
-        _short(row.speedup_vs_reference), _short(row.speedup_ci_low), _short(row.speedup_ci_high),
+        short(row.speedup_vs_reference), short(row.speedup_ci_low), short(row.speedup_ci_high),
         f"{text.times(row.speedup_vs_reference)} ({ends})" if ends else text.times(row.speedup_vs_reference),
     )  # fmt: skip
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Four significant digits: what a chart can show."""
     return None if value is None else float(f"{value:.4g}")
 
 
@@ -133,7 +134,7 @@ def _limits(where: str, peaks: Sequence[Peak]) -> tuple[dict[str, float], dict[s
 
 
 def _line(where: str, style: str, label: str, start: Span, end: Span) -> dict[str, Any]:
-    ends = dict(zip(("x", "y", "x2", "y2"), map(_short, (*start, *end)), strict=True))
+    ends = dict(zip(("x", "y", "x2", "y2"), map(short, (*start, *end)), strict=True))
     return {"place": where, "style": style, "label": label, **ends}
 
 
@@ -166,15 +167,13 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
         ends.transform_filter(alt.datum.style == style).mark_rule(style=f"roof-{style}")
         for style in ("memory", "memory-below", "peak", "lower")
     ]
-    # Along the line: one decade up for one decade right, whatever the size of the page.
-    decades_x, decades_y = math.log10(x_high / x_low), math.log10(y_high / y_low)
-    slope = alt.expr(f"-atan2(height / {decades_y:.4f}, width / {decades_x:.4f}) * 180 / PI")
+    along = slope(x_low, x_high, y_low, y_high)
     labels = [
         base.transform_filter(alt.datum.style == "memory")
-        .mark_text(style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=slope)
+        .mark_text(style="roof-label", align="left", baseline="bottom", dx=8, dy=-3, angle=along)
         .encode(x=x, y=y, text="label:N"),
         base.transform_filter(alt.datum.style == "memory-below")
-        .mark_text(style="roof-label", align="left", baseline="top", dx=12, dy=4, angle=slope)
+        .mark_text(style="roof-label", align="left", baseline="top", dx=12, dy=4, angle=along)
         .encode(x=x, y=y, text="label:N"),
         base.transform_filter(alt.datum.style == "peak")
         .mark_text(style="roof-label", align="right", baseline="bottom", dx=-4, dy=-4)
@@ -204,6 +203,14 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
     return chart.to_dict()
 
 
+def slope(x_low: float, x_high: float, y_low: float, y_high: float) -> Any:
+    """Angle of a text along a memory line: one decade up for one decade right, whatever the size of the page."""
+    import altair as alt
+
+    decades_x, decades_y = math.log10(x_high / x_low), math.log10(y_high / y_low)
+    return alt.expr(f"-atan2(height / {decades_y:.4f}, width / {decades_x:.4f}) * 180 / PI")
+
+
 def speedup_spec(rows: Sequence[RecordedRow]) -> dict[str, Any]:
     """One line a layer: speed-ups over the reference with their intervals. The page sets the height."""
     import altair as alt
@@ -212,7 +219,7 @@ def speedup_spec(rows: Sequence[RecordedRow]) -> dict[str, Any]:
         "speedup:Q",
         scale=alt.Scale(type="log", padding=14, nice=False),
         title=f"speed-up over {reference_of(rows) or 'the reference'} (log scale)",
-        axis=alt.Axis(values=_RATIO_TICKS, format="~g", labelOverlap="greedy", orient="top"),
+        axis=alt.Axis(values=RATIO_TICKS, format="~g", labelOverlap="greedy", orient="top"),
     )
     layer = alt.Y("layer:N", sort=None, title=None)
     base = alt.Chart(alt.NamedData("cells"))

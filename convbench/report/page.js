@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const { read } = convbench;
   const columns = read("cells"), roofs = read("roofs"), specs = read("specs");
   const names = Object.keys(columns);
   const cells = columns.layer.map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
@@ -32,55 +32,13 @@
   // A step in the specification would do, but Vega-Lite warns of it beside a width that follows the page.
   const height = (rows) => 19 * Math.max(1, new Set(rows.map((cell) => cell.layer)).size);
 
-  function config(width) {
-    const text = "system-ui, sans-serif";
-    return {
-      background: "transparent", font: text, view: { stroke: "var(--line)" },
-      axis: {
-        labelColor: "var(--muted)", titleColor: "var(--muted)", gridColor: "var(--grid)", domainColor: "var(--line)",
-        tickColor: "var(--line)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 10, titleLimit: width,
-      },
-      axisY: { labelLimit: width < 600 ? 120 : 280 },
-      style: {
-        "roof-memory": { color: "var(--roof)", strokeWidth: 1.2 },
-        "roof-memory-below": { color: "var(--roof)", strokeWidth: 1.2 },
-        "roof-peak": { color: "var(--roof)", strokeWidth: 2 },
-        "roof-lower": { color: "var(--roof)", strokeWidth: 1.2, strokeDash: [5, 4] },
-        "roof-label": { color: "var(--muted)", fontSize: 11.5, limit: 220 },
-        parity: { color: "var(--c0)", strokeWidth: 1.5 },
-      },
-    };
-  }
-
   async function draw(chart) {
     const { element } = chart;
     const spec = structuredClone(specs[element.dataset.chart]);
     spec.datasets = datasets(element.dataset);
     spec.height = spec.height || height(spec.datasets.cells);
-    spec.config = config(element.clientWidth);
-    // ast: expressions are interpreted, so the page needs no eval.
-    const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-    chart.view = (await vegaEmbed(element, spec, options)).view;
-    offerSvg(element);
-  }
-
-  function offerSvg(element) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "save";
-    button.textContent = "save as SVG";
-    button.addEventListener("click", () => {
-      const style = getComputedStyle(document.documentElement);
-      const markup = new XMLSerializer().serializeToString(element.querySelector("svg"))
-        .replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([markup], { type: "image/svg+xml" }));
-      const { chart, kind, pass } = element.dataset;
-      link.download = `${["convbench", chart, kind, pass].filter(Boolean).join("-")}.svg`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
-    element.after(button);
+    const { chart: name, kind, pass } = element.dataset;
+    chart.view = await convbench.embed(element, spec, [name, kind, pass].filter(Boolean).join("-"));
   }
 
   function refresh() {

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from datetime import datetime
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from convbench.errors import InputError
-from convbench.report import analysis, charts, tables, text
+from convbench.report import analysis, charts, shell, tables, text
 from convbench.results import COLUMNS, Record
 from convbench.savings import analyse
-
-_FOLDER = Path(__file__).parent
-_BUNDLE_NAMES = "window.vegaEmbed = vegaEmbed;"
 
 
 def page(record: Record) -> str:
     """The whole page as text."""
-    jinja2 = _needed("jinja2", "jinja2")
-    _needed("altair", "altair")
-    bundle = _bundle()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {"seconds": text.seconds, "percent": text.percent, "times": text.times,
-                            "significant": text.significant, "interval": text.interval, "error": text.error,
-                            "shape": text.shape, "tint": text.tint}  # fmt: skip
-    scripts, style = [bundle, *_own_scripts()], _file("style.css")
-    markup = import_module("markupsafe").Markup
-    return environment.get_template("page.html.j2").render(
-        context(text.clean_record(record)),
-        policy=content_security_policy(scripts, style), style=markup(style), scripts=[markup(s) for s in scripts],
-        json=lambda value: markup(json_text(value)),
-    )  # fmt: skip
+    shell.needed("altair", "altair")
+    shown = context(text.clean_record(record))
+    return shell.render("page.html.j2", shown, {name: shown[name] for name in ("cells", "roofs", "specs")}, "page.js")
 
 
 def context(record: Record) -> dict[str, Any]:
@@ -65,55 +40,6 @@ def context(record: Record) -> dict[str, Any]:
         "cells": data, "places": list(dict.fromkeys(data["place"])), "roofs": charts.roofs(record.peaks, data),
         "specs": {"roofline": charts.roofline_spec(rows, record.peaks, data), "speedup": charts.speedup_spec(rows)},
     }  # fmt: skip
-
-
-def json_text(value: Any) -> str:
-    """JSON that cannot end a script element or a line of JavaScript, whatever its strings hold."""
-    raw = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        raw = raw.replace(character, f"\\u{ord(character):04x}")
-    return raw
-
-
-def content_security_policy(scripts: list[str], style: str) -> str:
-    """Nothing but these scripts and this style: no network, no eval, no other inline code."""
-    hashes = " ".join(_hash(script) for script in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
-
-
-def _hash(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-
-@cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script of about 0.9 MB; a second to make, so kept."""
-    vl_convert = _needed("vl_convert", "vl-convert-python")
-    return _inline(vl_convert.javascript_bundle(_BUNDLE_NAMES), "the chart library")
-
-
-def _own_scripts() -> list[str]:
-    return [_inline(_file(name), name) for name in ("vendor/sortable.js", "vendor/sortable.a11y.js", "page.js")]
-
-
-def _inline(script: str, name: str) -> str:
-    # Either would end or change the script element it stands in.
-    assert "</script" not in script.lower() and "<!--" not in script, name
-    return script.replace("\r\n", "\n")
-
-
-def _file(name: str) -> str:
-    return (_FOLDER / name).read_text("utf-8")
-
-
-def _needed(module: str, package: str) -> ModuleType:
-    try:
-        return import_module(module)
-    except ImportError:
-        raise InputError(
-            f"report.html needs {package}, which is not installed: `pip install {package}`, or copy run.json to a "
-            "machine that has it and render it there with `convbench report run.json`"
-        ) from None
 
 
 def _distinct(rows: list[Any], name: str) -> list[str]:

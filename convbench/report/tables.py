@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convbench.compare.environment import facts, flatten
 from convbench.report import text
 from convbench.results import COLUMNS, Peak, Record, RecordedRow, row_values
 
@@ -147,20 +148,9 @@ def machine_facts(record: Record) -> list[tuple[str, str]]:
 
 def everything(record: Record) -> list[tuple[str, str]]:
     """All that was recorded about the run, flat."""
-    sections = {
-        name: getattr(record.environment, name)
-        for name in ("cpu", "memory", "gpu", "system", "versions", "variables", "load")
-    }
-    sections |= {"settings": record.settings, "timings (s)": record.timings}
-    return [line for name, value in sections.items() for line in _flat(name, value)]
-
-
-def _flat(name: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [line for key, item in value.items() for line in _flat(f"{name} {key}", item)]
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [line for i, item in enumerate(value) for line in _flat(f"{name} {i}", item)]
-    return [(name, value_text(value))] if value not in (None, "", []) else []
+    flat = facts(record)
+    flatten("timings (s)", record.timings, flat)
+    return [(name, value_text(value)) for name, value in flat.items()]
 
 
 def value_text(value: Any) -> str:

@@ -21,7 +21,7 @@ def clean(value: Any) -> Any:
     """
     if isinstance(value, str):
         cut = value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
-        return cut if cut.isprintable() else "".join(c if c.isprintable() else REPLACEMENT for c in cut)
+        return printable(cut)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -31,6 +31,13 @@ def clean(value: Any) -> Any:
     return value
 
 
+def printable(value: Any) -> Any:
+    """Text without control, surrogate and direction characters; anything else as it is."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else REPLACEMENT for c in value)
+
+
 def clean_record(record: Record) -> Record:
     """The record as the page may show it: clean text, finite numbers, no raw samples."""
     import msgspec
@@ -38,12 +45,19 @@ def clean_record(record: Record) -> Record:
     def tidy(struct: Any, **changes: Any) -> Any:
         return msgspec.convert(clean(msgspec.to_builtins(msgspec.structs.replace(struct, **changes))), type(struct))
 
-    peaks = [peak for peak in record.peaks if math.isfinite(peak.value) and peak.value > 0]
     timings = {name: value for name, value in record.timings.items() if math.isfinite(value)}
     bare = tidy(record, rows=[], peaks=[], timings=timings)
-    bare.peaks = [tidy(peak) for peak in peaks]
+    bare.peaks = clean_peaks(record.peaks)
     bare.rows = [tidy(row, samples_s=[], rounds=[]) for row in record.rows]
     return bare
+
+
+def clean_peaks(peaks: list[Peak]) -> list[Peak]:
+    """Peaks with clean names and values that can be."""
+    import msgspec
+
+    kept = [peak for peak in peaks if math.isfinite(peak.value) and peak.value > 0]
+    return [msgspec.convert(clean(msgspec.to_builtins(peak)), Peak) for peak in kept]
 
 
 def significant(value: float | None) -> str:

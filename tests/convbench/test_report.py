@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from convbench.cli.main import run as convbench
 from convbench.errors import InputError, OutputError
-from convbench.report import analysis, charts, page, render, tables, text, write
+from convbench.report import analysis, charts, render, shell, tables, text, write
 from convbench.results import COLUMN_NAMES, Environment, to_json
 from tests.convbench.records import (
     PEAKS,
@@ -369,14 +369,14 @@ def test_text_from_records_adds_no_markup(name):
 
 
 def test_a_page_that_did_not_escape_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(page, "json_text", json.dumps)
+    monkeypatch.setattr(shell, "json_text", json.dumps)
     plain, hostile = Elements(render(hostile_record("plain"))), Elements(render(hostile_record(HOSTILE[0])))
     assert hostile.tags() != plain.tags()
 
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5))
 def test_embedded_json_is_exact_and_cannot_leave_its_element(value):
-    embedded = page.json_text(value)
+    embedded = shell.json_text(value)
     assert json.loads(embedded) == value
     assert not set(embedded) & set("<>&\u2028\u2029")
 
@@ -437,7 +437,7 @@ def test_constant_columns_move_to_the_caption():
     ("module", "package"), [("altair", "altair"), ("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")]
 )
 def test_a_missing_library_is_one_line_with_the_way_out(module, package, monkeypatch):
-    page._bundle.cache_clear()
+    shell._bundle.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=package) as caught:
         render(make_record([]))
