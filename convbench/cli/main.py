@@ -12,7 +12,7 @@ import click
 from convbench import __version__
 from convbench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ConvbenchError
 
-COMMANDS = ("run", "list", "machine", "count", "verify", "savings", "report")
+COMMANDS = ("run", "list", "machine", "count", "verify", "savings", "report", "check", "ab")
 
 
 class LazyGroup(click.Group):

@@ -7,7 +7,7 @@ subtracted, so that only others are blamed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ class Snapshot:
     quota_throttled: int | None = None
     heat_throttled: int | None = None
     gpu_throttled: tuple[str, ...] = ()
+
+
+Check = Callable[[Snapshot, Snapshot], str | None]
 
 
 def snapshot(root: Path = Path("/")) -> Snapshot:
@@ -117,7 +120,15 @@ def _heat_throttled(root: Path) -> int | None:
 
 def warnings(before: Snapshot, after: Snapshot) -> list[str]:
     """One line for each thing that disturbs measurements, with what to do about it."""
-    checks = (_load, _others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu)
+    return _complaints((_load, _others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu), before, after)
+
+
+def disturbances(before: Snapshot, after: Snapshot) -> list[str]:
+    """The warnings that are about this very moment: something else ran, or this was stopped."""
+    return _complaints((_others, _steal, _quota, _heat, _swap, _gpu), before, after)
+
+
+def _complaints(checks: Iterable[Check], before: Snapshot, after: Snapshot) -> list[str]:
     return [text for check in checks if (text := check(before, after))]
 
 
