@@ -20,7 +20,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """One cell. Ratios are time of head / time of base, above 1 is slower; None where they are unknown.
 
     allowed  ratio that a slow-down must exceed: 1 + the floor, or the cell's own noise where that is larger
-    noise    ratio that base against base reaches once in a hundred pairs
+    null     ratio of base against base
     """
 
     cell: Cell
@@ -30,7 +30,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     ratio_low: float | None
     ratio_high: float | None
     allowed: float | None
-    noise: float | None
+    null: float | None
     base_s: float | None = None
     head_s: float | None = None
 
@@ -96,7 +96,7 @@ def findings(
 def _finding(
     cell: Cell, e: Evidence, verdict: Verdict, reason: str, rules: Rules, seconds: tuple[float | None, float | None]
 ) -> Finding:
-    logs = (e.ratio.value, e.ratio.low, e.ratio.high, delta(e.noise, rules), e.noise)
-    ratio, low, high, allowed, noise = (math.exp(log) if math.isfinite(log) else None for log in logs)
+    logs = (*e.ratio, delta(e.null, rules), e.null.value)
+    ratio, low, high, allowed, null = (math.exp(log) if math.isfinite(log) else None for log in logs)
     return Finding(cell=cell, verdict=verdict, reason=reason, ratio=ratio, ratio_low=low, ratio_high=high,
-                   allowed=allowed, noise=noise, base_s=seconds[0], head_s=seconds[1])  # fmt: skip
+                   allowed=allowed, null=null, base_s=seconds[0], head_s=seconds[1])  # fmt: skip

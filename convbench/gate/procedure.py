@@ -15,15 +15,14 @@ from typing import Literal
 from msgspec import Struct
 
 from convbench.gate import statistics
-from convbench.gate.verdicts import Evidence, Rules, delta, judge
+from convbench.gate.verdicts import SUSPICIOUS, Evidence, Rules, delta, judge
 
 Phase = Literal["screen", "confirm"]
 Arm = Literal["base", "head", "null"]
 ARMS: tuple[Arm, ...] = ("base", "head", "null")
 
 SCREEN_PAIRS = (4, 6)
-SPARE_PAIRS = 3  # the least p-value is an eighth of what Holm asks: a few pairs may go the other way
-SUSPICIOUS = 0.5  # of the floor: a screened mean beyond it is looked at again
+SPARE_PAIRS = 5  # so that a pair or two may go the other way
 FEWEST_DROPPED, SHARE_DROPPED = 6, 0.5  # more disturbed pairs than both, and the gate gives up
 
 
@@ -95,7 +94,7 @@ def evidence(cells: Sequence[str], rules: Rules, pairs: Sequence[Pair]) -> list[
     complete = len(confirm) >= confirm_pairs(len(cells), rules.alpha)
     return [
         _screened(cell, screen) if cell not in open_
-        else _confirmed(cell, screen, confirm, rules) if complete
+        else _confirmed(cell, confirm, rules) if complete
         else _screened(cell, screen, _unfinished(pairs))
         for cell in cells
     ]  # fmt: skip
@@ -119,19 +118,19 @@ def log_ratios(cell: str, pairs: Sequence[Pair], arm: Arm = "head") -> list[floa
 
 
 def _screened(cell: str, screen: Sequence[Pair], problem: str = "") -> Evidence:
-    noise = statistics.noise(log_ratios(cell, screen, "null"))
-    return Evidence(statistics.mean(log_ratios(cell, screen)), noise, problem=problem)
+    null = statistics.estimate(log_ratios(cell, screen, "null"))
+    return Evidence(statistics.estimate(log_ratios(cell, screen)), null, problem=problem)
 
 
-def _confirmed(cell: str, screen: Sequence[Pair], confirm: Sequence[Pair], rules: Rules) -> Evidence:
-    """Tested on the new pairs alone; what noise does is learned from all of base against base."""
+def _confirmed(cell: str, confirm: Sequence[Pair], rules: Rules) -> Evidence:
+    """From the new pairs alone."""
     values = log_ratios(cell, confirm)
-    noise = statistics.noise(log_ratios(cell, [*screen, *confirm], "null"))
+    null = statistics.estimate(log_ratios(cell, confirm, "null"))
     if len(values) < len(confirm):
-        return Evidence(statistics.mean(values), noise, problem="not timed in every pair")
-    margin = delta(noise, rules)
+        return Evidence(statistics.estimate(values), null, problem="not timed in every pair")
+    margin = delta(null, rules)
     return Evidence(
-        statistics.mean(values), noise,
-        p_slower=statistics.sign_flip(values, margin),
-        p_faster=statistics.sign_flip([-value for value in values], margin),
+        statistics.estimate(values), null,
+        p_slower=statistics.sign_flip(values, margin, rules.log_floor),
+        p_faster=statistics.sign_flip([-value for value in values], margin, rules.log_floor),
     )  # fmt: skip
