@@ -39,12 +39,12 @@ def command(
     Exits with 0 when nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.
     """
     from convbench.gate.records import compare, refuse_other_machine
-    from convbench.results import load
+    from convbench.records import read_one
 
-    head = load(record)
+    head = read_one(record)
     if not baseline.exists():
         return _save(record, head, baseline, as_json)
-    base = load(baseline)
+    base = read_one(baseline)
     if not across_machines:
         refuse_other_machine(base, head)
     return gate.report(compare(base, head, gate.rules(floor, alpha), accept), out, as_json)

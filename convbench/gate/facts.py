@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from convbench.case import DType
+from convbench.results import cell_name
 from convbench.spec import Pass
 
 FACTS = ("status", "algorithm", "error", "params", "macs", "bytes")
@@ -26,7 +27,7 @@ class Cell(Struct, frozen=True, order=True, kw_only=True, rename={"pass_": "pass
     implementation: str
 
     def __str__(self) -> str:
-        return f"{self.suite}/{self.case} {self.pass_} {self.dtype} {self.device} {self.implementation}"
+        return cell_name(self)
 
 
 class Change(Struct, frozen=True, kw_only=True):

@@ -44,8 +44,8 @@ def sign_flip(values: Sequence[float], margin: float, limit: float) -> float:
     """One-sided exact p-value of "the pairs' ratio is no more than the margin".
 
     If head were slower by exactly the margin, each value - margin would be as likely positive as negative, since which
-    of two equal processes is called head is chance: all 2^n choices of signs are enumerated (Fisher 1935). A pair counts
-    for no more than the limit, however far it lies off.
+    of two equal processes is called head is chance: all 2^n choices of signs are enumerated (Fisher 1935). A pair
+    counts for no more than the limit, however far it lies off.
     """
     import numpy as np
     from scipy.stats import permutation_test
