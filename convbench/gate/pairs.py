@@ -23,6 +23,8 @@ from convbench.gate.request import Request
 from convbench.gate.sides import Side
 from convbench.machine.noise import disturbances, snapshot
 
+# A pair is dropped beyond these. Others hit all three processes alike, turn by turn, unless they come and go meanwhile.
+FOREIGN_CPUS, STEAL = 0.25, 0.05
 TURNS = 12  # samples of each cell in each process: two of every order of the three
 WORKER = str(Path(__file__).with_name("worker.py"))
 LONGEST_S = 1200  # of a process, before it is taken for hung
@@ -102,7 +104,7 @@ def take(
         for turn in turns(order):
             for arm in turn:
                 processes[arm].ask("turn")
-        disturbed = disturbances(before, snapshot())
+        disturbed = disturbances(before, snapshot(), FOREIGN_CPUS, STEAL)
         seconds = {arm: processes[arm].ask("stop") for arm in ARMS}
     return Pair(number=number, phase=step.phase, seconds=seconds, disturbed=disturbed)
 

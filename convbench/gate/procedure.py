@@ -22,7 +22,7 @@ Arm = Literal["base", "head", "null"]
 ARMS: tuple[Arm, ...] = ("base", "head", "null")
 
 SCREEN_PAIRS = (4, 6)
-SPARE_PAIRS = 5  # so that a pair or two may go the other way
+SPARE_PAIRS = 7  # so that a pair or two may go the other way
 FEWEST_DROPPED, SHARE_DROPPED = 6, 0.5  # more disturbed pairs than both, and the gate gives up
 
 

@@ -7,7 +7,7 @@ subtracted, so that only others are blamed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,6 @@ class Snapshot:
     quota_throttled: int | None = None
     heat_throttled: int | None = None
     gpu_throttled: tuple[str, ...] = ()
-
-
-Check = Callable[[Snapshot, Snapshot], str | None]
 
 
 def snapshot(root: Path = Path("/")) -> Snapshot:
@@ -120,16 +117,34 @@ def _heat_throttled(root: Path) -> int | None:
 
 def warnings(before: Snapshot, after: Snapshot) -> list[str]:
     """One line for each thing that disturbs measurements, with what to do about it."""
-    return _complaints((_load, _others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu), before, after)
-
-
-def disturbances(before: Snapshot, after: Snapshot) -> list[str]:
-    """The warnings that are about this very moment: something else ran, or this was stopped."""
-    return _complaints((_others, _steal, _quota, _heat, _swap, _gpu), before, after)
-
-
-def _complaints(checks: Iterable[Check], before: Snapshot, after: Snapshot) -> list[str]:
+    checks = (_load, _others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu)
     return [text for check in checks if (text := check(before, after))]
+
+
+def disturbances(before: Snapshot, after: Snapshot, foreign: float, steal: float) -> list[str]:
+    """What went on between two moments beside us, one line each.
+
+    foreign, steal  CPUs that others may keep busy, and share of CPU time that other guests may take
+    """
+    found = [text for check in (_quota, _heat, _swap, _gpu) if (text := check(before, after))]
+    if (cpus := foreign_cpus(before, after)) > foreign:
+        found.insert(0, f"other programs kept {cpus:.1f} CPUs busy")
+    if (share := stolen(before, after)) > steal:
+        found.insert(0, f"{share:.0%} of CPU time went to other guests of this host")
+    return found
+
+
+def foreign_cpus(before: Snapshot, after: Snapshot) -> float:
+    """CPUs that other programs kept busy on average."""
+    elapsed = _rise(before.all_s, after.all_s) / max(after.cpus, 1)
+    foreign = _rise(before.busy_s, after.busy_s) - _rise(before.own_s, after.own_s)
+    return foreign / elapsed if elapsed else 0.0
+
+
+def stolen(before: Snapshot, after: Snapshot) -> float:
+    """Share of CPU time that went to other guests of this host."""
+    elapsed = _rise(before.all_s, after.all_s)
+    return _rise(before.steal_s, after.steal_s) / elapsed if elapsed else 0.0
 
 
 def _rise(before: Any, after: Any) -> float:
@@ -146,23 +161,21 @@ def _load(before: Snapshot, after: Snapshot) -> str | None:
 
 
 def _others(before: Snapshot, after: Snapshot) -> str | None:
-    elapsed = _rise(before.all_s, after.all_s) / max(after.cpus, 1)
-    foreign = _rise(before.busy_s, after.busy_s) - _rise(before.own_s, after.own_s)
-    if not elapsed or foreign / elapsed <= max(FOREIGN_CPUS, FOREIGN_SHARE * after.cpus):
+    foreign = foreign_cpus(before, after)
+    if foreign <= max(FOREIGN_CPUS, FOREIGN_SHARE * after.cpus):
         return None
     return (
-        f"other programs kept {foreign / elapsed:.1f} of {after.cpus} CPUs busy during the run: stop them, or measure "
+        f"other programs kept {foreign:.1f} of {after.cpus} CPUs busy during the run: stop them, or measure "
         "with fewer --threads"
     )
 
 
 def _steal(before: Snapshot, after: Snapshot) -> str | None:
-    elapsed = _rise(before.all_s, after.all_s)
-    stolen = _rise(before.steal_s, after.steal_s) / elapsed if elapsed else 0.0
-    if stolen <= STEAL:
+    share = stolen(before, after)
+    if share <= STEAL:
         return None
     return (
-        f"{stolen:.0%} of CPU time went to other guests of this host: believe ratios, not seconds, or use a dedicated "
+        f"{share:.0%} of CPU time went to other guests of this host: believe ratios, not seconds, or use a dedicated "
         "machine"
     )
 
