@@ -165,13 +165,16 @@ def go(
     on_pair: Callable[[Pair, float], None] = lambda pair, seconds: None, clock: Callable[[], float] = monotonic,
     take: Callable[..., Pair] = take,
 ) -> bool:  # fmt: skip
-    """Take pairs until the gate is decided; False where the time is up before. Each is journalled as it is done."""
+    """Take pairs until the gate is decided; False where the time is up before, but at least one.
+
+    Each is journalled as it is done.
+    """
     sides = [resolve(identity, header.sources) for identity in (header.base, header.head)]
     labels = [str(cell) for cell in header.cells]
     begun, longest = clock(), 0.0
     while step := procedure.next_step(labels, header.rules, pairs):
         started = clock()
-        if started - begun + longest > deadline_s:
+        if longest and started - begun + longest > deadline_s:
             return False
         requests = {arm: _request(header, step, sides[arm == "head"], arm == "head", len(pairs)) for arm in ARMS}
         by_arm = {arm: sides[arm == "head"] for arm in ARMS}

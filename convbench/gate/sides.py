@@ -78,7 +78,11 @@ def resolve(text: str, sources: Sequence[str] = ()) -> Side:
 def same_kind(base: Side, head: Side) -> None:
     """Raises InputError where the two cannot be compared."""
     if base.kind != head.kind:
-        raise InputError(f"{base.name} is an {base.kind}, {head.name} an {head.kind}: give two of the same kind")
+        raise InputError(f"{base.name} is {_a(base.kind)}, {head.name} {_a(head.kind)}: give two of the same kind")
+
+
+def _a(kind: Kind) -> str:
+    return "a revision" if kind == "revision" else f"an {kind}"
 
 
 def _python(path: Path) -> str:
