@@ -7,7 +7,6 @@ project's.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,12 +80,11 @@ def _benchmark(row: RecordedRow) -> dict[str, Any]:
 
 
 def stats(seconds: list[float]) -> dict[str, Any]:
-    """pytest-benchmark's statistics of the samples; its quartiles are medians of halves, Tukey's hinges."""
+    """pytest-benchmark's statistics of the samples; its quartiles are those of Hazen."""
     import numpy as np
 
     data = np.sort(seconds)
-    half = math.ceil(len(data) / 2)
-    q1, median, q3 = (float(np.median(part)) for part in (data[:half], data, data[-half:]))
+    q1, median, q3 = np.quantile(data, (0.25, 0.5, 0.75), method="hazen").tolist()
     mean, deviation = float(data.mean()), float(data.std(ddof=1)) if len(data) > 1 else 0.0
     low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
     far = int(((data < low) | (data > high)).sum())
