@@ -54,20 +54,24 @@ class Log(Generic[H, E]):
     def __init__(self, path: Path, header: type[H], entry: type[E], command: str) -> None:
         self.path, self.header, self.entry, self.command = path, header, entry, command
 
-    def start(self, header: H) -> None:
-        """Create the file. Raises OutputError where one exists or the folder cannot be written."""
+    def make_folder(self) -> None:
+        """Make the folder. Raises OutputError where that fails or it holds such a file already."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
-        try:
-            with self.path.open("xb") as file:
-                _write_line(file, header)
-        except FileExistsError:
+        if self.path.exists():
             raise OutputError(
                 f"{self.path.parent}: holds a run already; go on with `{self.command} --resume {self.path.parent}` "
                 "or choose another --out"
-            ) from None
+            )
+
+    def start(self, header: H) -> None:
+        """Create the file. Raises OutputError where one exists or the folder cannot be written."""
+        self.make_folder()
+        try:
+            with self.path.open("xb") as file:
+                _write_line(file, header)
         except OSError as error:
             raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
 

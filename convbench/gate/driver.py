@@ -98,8 +98,8 @@ def _notes(before: Facts, after: Facts, slowdown: float) -> list[str]:
 
 def _write_suites(selection: Selection, folder: Path) -> list[Path]:
     """The layers chosen, as suite files that both sides read: their own suites may differ."""
-    folder.mkdir(parents=True, exist_ok=True)
     chosen = {(case.suite, case.name) for case in _cases(selection)}
+    journal(folder).make_folder()
     paths = []
     for number, suite in enumerate(dict.fromkeys(map(resolve_suite, selection.suites or (DEFAULT_SUITE,)))):
         layers = tuple(layer for layer in suite.layers if (suite.name, layer.name) in chosen)
@@ -129,7 +129,7 @@ def _facts(side: Side, selection: Selection, suites: list[Path], threads: int, s
     try:
         rows = msgspec.json.decode(done.stdout)["rows"]
     except (msgspec.DecodeError, KeyError):
-        raise GateError(f"{side.name}: convbench verify --json printed no document; see {log}") from None
+        raise GateError(f"{side.name}: convbench verify printed no document: {last_line(log)}; see {log}") from None
     return dict(facts.facts(row) for row in rows if _asked_for(row["implementation"], wanted))
 
 
