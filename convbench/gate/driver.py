@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK
+from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK, InputError
 from convbench.gate import facts, procedure
 from convbench.gate.facts import Cell, Change, Facts
 from convbench.gate.outcome import Outcome, findings
@@ -76,6 +76,8 @@ def begin(
     cells = [cell for cell, values in before.items() if _fine(values) and _fine(after.get(cell, {}))]
     if not cells:
         raise GateError(f"nothing that both {base.name} and {head.name} compute; see `convbench list`")
+    if slowdown and any(cell.device != "cpu" for cell in cells):
+        raise InputError("--inject: waits on the CPU, where a GPU's clock does not see it; add --device cpu")
     return Header(
         base=base.identity, head=head.identity, names=(base.name, head.name), sources=list(sources), rules=rules,
         cells=cells, timed=_timed(cells, selection), changes=facts.changes(before, after, accepted),

@@ -126,7 +126,7 @@ def disturbances(before: Snapshot, after: Snapshot, foreign: float, steal: float
 
     foreign, steal  CPUs that others may keep busy, and share of CPU time that other guests may take
     """
-    found = [text for check in (_quota, _heat, _swap, _gpu) if (text := check(before, after))]
+    found = [text for check in (_quota, _heat, _swap) if (text := check(before, after))]
     if (cpus := foreign_cpus(before, after)) > foreign:
         found.insert(0, f"other programs kept {cpus:.1f} CPUs busy")
     if (share := stolen(before, after)) > steal:

@@ -98,6 +98,12 @@ def test_nothing_in_common_is_an_error(tmp_path, verified):
         begin(side("old"), Side("environment", "new", "x"), SELECTION, tmp_path, rules=RULES, threads=2)
 
 
+def test_a_slow_down_that_no_clock_would_see_is_refused(tmp_path, verified):
+    verified(same=rows(["mine.fast"], device="cuda:0"))
+    with pytest.raises(InputError, match="--device cpu"):
+        begin(side("same"), side("same"), SELECTION, tmp_path, rules=RULES, threads=2, slowdown=0.25)
+
+
 @pytest.fixture
 def header(tmp_path, verified):
     verified(same=rows(["mine.fast"]))
