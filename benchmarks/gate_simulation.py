@@ -26,14 +26,14 @@ DISTURBED, DISTURBANCE = 0.05, 0.25
 def pair(number: int, phase: str, cells: tuple[str, ...], layout: float, slowdown: float,
          random: np.random.Generator) -> Pair:  # fmt: skip
     """One invented pair; the first cell of head is slowed down."""
-    seconds = {}
+    samples = {}
     for arm in ARMS:
         noise = random.normal(0, layout, len(cells)) + np.log1p(
             (random.random(len(cells)) < DISTURBED) * random.uniform(0, DISTURBANCE, len(cells))
         )
         noise += np.log1p(slowdown) * np.array([arm == "head" and cell == "cell 0" for cell in cells])
-        seconds[arm] = dict(zip(cells, np.exp(noise).tolist(), strict=True))
-    return Pair(number=number, phase=phase, seconds=seconds)  # type: ignore[arg-type]
+        samples[arm] = {cell: [value] for cell, value in zip(cells, np.exp(noise).tolist(), strict=True)}
+    return Pair(number=number, phase=phase, samples_s=samples)  # type: ignore[arg-type]
 
 
 def gate(cells: list[str], rules: Rules, layout: float, slowdown: float, random: np.random.Generator) -> tuple:

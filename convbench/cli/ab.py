@@ -105,7 +105,7 @@ def _go(header: Header, pairs: list[Pair], folder: Path, time_limit: float, as_j
 
 def _tell(pair: Pair, seconds: float) -> None:
     dropped = f", dropped: {pair.disturbed[0]}" if pair.disturbed else ""
-    cells = len(pair.seconds["base"])
+    cells = len(pair.samples_s["base"])
     common.err().print(
         f"pair {pair.number + 1}, {pair.phase}: {cells} cell{'s' * (cells > 1)} in {seconds:.1f} s{dropped}",
         style="dim",

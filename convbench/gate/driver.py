@@ -214,5 +214,5 @@ def outcome(header: Header, pairs: Sequence[Pair]) -> Outcome:
 
 
 def _typical(label: str, pairs: Sequence[Pair]) -> tuple[float, float] | None:
-    found = [[p.seconds[arm][label] for p in pairs if label in p.seconds[arm]] for arm in ("base", "head")]  # type: ignore[index]
+    found = [[median(p.samples_s[arm][label]) for p in pairs if label in p.samples_s[arm]] for arm in ("base", "head")]  # type: ignore[index]
     return (median(found[0]), median(found[1])) if all(found) else None

@@ -105,8 +105,8 @@ def take(
             for arm in turn:
                 processes[arm].ask("turn")
         disturbed = disturbances(before, snapshot(), FOREIGN_CPUS, STEAL)
-        seconds = {arm: processes[arm].ask("stop") for arm in ARMS}
-    return Pair(number=number, phase=step.phase, seconds=seconds, disturbed=disturbed)
+        samples_s = {arm: processes[arm].ask("stop") for arm in ARMS}
+    return Pair(number=number, phase=step.phase, samples_s=samples_s, disturbed=disturbed)
 
 
 def turns(order: random.Random, count: int = TURNS) -> list[Sequence[Arm]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from msgspec import Struct
@@ -29,13 +30,13 @@ FEWEST_DROPPED, SHARE_DROPPED = 6, 0.5  # more disturbed pairs than both, and th
 class Pair(Struct, kw_only=True):
     """Three fresh processes that took turns: base and head, and base again, the null.
 
-    seconds    arm -> cell -> median seconds of one call in that process
+    samples_s  arm -> cell -> seconds of one call in that process, one value a turn
     disturbed  what was wrong with the machine meanwhile; such a pair does not count
     """
 
     number: int
     phase: Phase
-    seconds: dict[Arm, dict[str, float]]
+    samples_s: dict[Arm, dict[str, list[float]]]
     disturbed: list[str] = []
 
 
@@ -112,9 +113,16 @@ def _unfinished(pairs: Sequence[Pair]) -> str:
 
 
 def log_ratios(cell: str, pairs: Sequence[Pair], arm: Arm = "head") -> list[float]:
-    """log(arm / base) of one cell in each pair that has it."""
-    found = ((p.seconds[arm].get(cell), p.seconds["base"].get(cell)) for p in pairs)
-    return [math.log(there / here) for there, here in found if there and here]
+    """One value for each pair that has the cell: the median over turns of log(arm / base).
+
+    By turns, so that what comes or goes while the pair is taken hits both sides of every ratio.
+    """
+    found = ((p.samples_s[arm].get(cell), p.samples_s["base"].get(cell)) for p in pairs)
+    return [median(map(_log_ratio, there, here)) for there, here in found if there and here]
+
+
+def _log_ratio(there: float, here: float) -> float:
+    return math.log(there / here)
 
 
 def _screened(cell: str, screen: Sequence[Pair], problem: str = "") -> Evidence:

@@ -97,11 +97,9 @@ def samplers(request: Request, found: dict[str, dict[str, Call]]) -> list[Sample
     ]
 
 
-def medians(sampled: list[Sampler]) -> dict[str, float]:
-    """Cell -> median seconds of one call."""
-    from statistics import median
-
-    return {name: median(samples.seconds) for sampler in sampled for name, samples in sampler.samples.items()}
+def samples_s(sampled: list[Sampler]) -> dict[str, list[float]]:
+    """Cell -> seconds of one call, one value a turn."""
+    return {name: samples.seconds for sampler in sampled for name, samples in sampler.samples.items()}
 
 
 def serve(request: Request, line: Callable[[], str], say: Callable[[object], None]) -> None:
@@ -118,7 +116,7 @@ def serve(request: Request, line: Callable[[], str], say: Callable[[object], Non
             for sampler in sampled if command == "turn" else []:
                 sampler.round(sampler.calls)
             say(command)
-        say(medians(sampled))
+        say(samples_s(sampled))
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ def pair(number: int, step: Step, ratios: Mapping[str, float], noise: float = 0.
     """A pair in which head takes ratios[cell] times as long as base, and the null arm ``null`` times."""
     order = random.Random(f"{seed} {number}")
     factors = {"base": lambda cell: 1.0, "head": lambda cell: ratios.get(cell, 1.0), "null": lambda cell: null}
-    seconds = {
-        arm: {cell: 1e-3 * factors[arm](cell) * order.lognormvariate(0, noise) for cell in step.cells} for arm in ARMS
+    samples_s = {
+        arm: {cell: [1e-3 * factors[arm](cell) * order.lognormvariate(0, noise)] for cell in step.cells} for arm in ARMS
     }
-    return Pair(number=number, phase=step.phase, seconds=seconds, disturbed=["a storm"] if disturbed else [])
+    return Pair(number=number, phase=step.phase, samples_s=samples_s, disturbed=["a storm"] if disturbed else [])
 
 
 def run(

@@ -8,6 +8,7 @@ import pytest
 
 from convbench.cli.main import run as convbench
 from convbench.gate.driver import journal
+from convbench.gate.pairs import TURNS
 from convbench.gate.procedure import ARMS, SCREEN_PAIRS
 
 SUITE = """
@@ -43,13 +44,15 @@ def test_a_pair_of_real_processes_and_going_on_from_the_journal(tmp_path, suite,
 
     log = journal(out)
     header, [pair] = log.read()
-    assert {arm: list(pair.seconds[arm]) for arm in ARMS} == {arm: [str(header.cells[0])] for arm in ARMS}
-    assert min(pair.seconds[arm][str(header.cells[0])] for arm in ARMS) > 0
+    for arm in ARMS:
+        [(name, samples)] = pair.samples_s[arm].items()
+        assert (name, len(samples)) == (str(header.cells[0]), TURNS)
+        assert min(samples) > 0
 
     log.path.write_bytes(log.path.read_bytes().splitlines(keepends=True)[0])
-    even = {arm: {str(header.cells[0]): 1e-3} for arm in ARMS}
+    even = {arm: {str(header.cells[0]): [1e-3]} for arm in ARMS}
     for number in range(SCREEN_PAIRS[0]):
-        log.append(msgspec.structs.replace(pair, number=number, seconds=even, disturbed=[]))
+        log.append(msgspec.structs.replace(pair, number=number, samples_s=even, disturbed=[]))
     assert convbench([*words, "--out", str(out)]) == 2  # at once, before anything is verified
     assert f"holds a run already; go on with `convbench ab --resume {out}`" in capsys.readouterr().err
     assert convbench(["ab", "--resume", str(out)]) == 0

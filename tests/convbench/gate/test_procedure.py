@@ -1,5 +1,6 @@
 """Which pairs are taken, and what they prove, on invented pairs; and how often the procedure is wrong."""
 
+import math
 import random
 from functools import partial
 
@@ -38,7 +39,7 @@ def test_a_quiet_gate_is_done_after_the_first_screen():
 def test_what_is_suspicious_is_confirmed_alone_on_new_pairs():
     pairs, verdicts = gate({"b": 1.3})
     assert [p.phase for p in pairs] == ["screen"] * MOST + ["confirm"] * CONFIRM
-    assert all(tuple(p.seconds["head"]) == ("b",) for p in pairs if p.phase == "confirm")
+    assert all(tuple(p.samples_s["head"]) == ("b",) for p in pairs if p.phase == "confirm")
     assert verdicts == {"a": "SAME", "b": "SLOWER", "c": "SAME", "d": "SAME"}
 
 
@@ -96,14 +97,14 @@ def test_a_resumed_gate_decides_alike():
     pairs, _ = gate({"a": 1.2, "d": 0.9}, noise=0.03)
     for cut in range(len(pairs)):
         step = next_step(CELLS, RULES, pairs[:cut])
-        assert step == Step(pairs[cut].phase, tuple(pairs[cut].seconds["base"]))
+        assert step == Step(pairs[cut].phase, tuple(pairs[cut].samples_s["base"]))
 
 
 def test_a_cell_that_a_process_left_out_is_not_judged():
     def take(number, step):
         made = pair(number, step, {"a": 1.5})
         if step.phase == "confirm" and number % 2:
-            del made.seconds["head"]["a"]
+            del made.samples_s["head"]["a"]
         return made
 
     pairs = run(partial(next_step, CELLS, RULES), take)
@@ -111,9 +112,16 @@ def test_a_cell_that_a_process_left_out_is_not_judged():
 
 
 def test_log_ratios_are_of_pairs_that_have_both():
-    one = Pair(number=0, phase="screen", seconds={"base": {"a": 1.0}, "head": {"a": 2.0}, "null": {}})
+    one = Pair(number=0, phase="screen", samples_s={"base": {"a": [1.0]}, "head": {"a": [2.0]}, "null": {}})
     assert log_ratios("a", [one]) == pytest.approx([0.6931], abs=1e-4)
     assert log_ratios("a", [one], "null") == log_ratios("b", [one]) == []
+
+
+def test_what_comes_and_goes_within_a_pair_cancels():
+    """The machine is four times slower in the turns that only one of the medians holds."""
+    base, head = [1.0, 4.0, 4.0, 1.0, 1.0], [1.1, 4.4, 4.4, 1.1, 4.4]
+    one = Pair(number=0, phase="screen", samples_s={"base": {"a": base}, "head": {"a": head}, "null": {"a": base}})
+    assert log_ratios("a", [one]) == pytest.approx([math.log(1.1)])
 
 
 def test_error_rates_on_invented_noise():
