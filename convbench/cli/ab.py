@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from convbench.plan import Selection
 if TYPE_CHECKING:
     from convbench.gate.driver import Header
     from convbench.gate.procedure import Pair
+    from convbench.journal import Log
 
 
 @click.command(
@@ -64,27 +65,29 @@ def command(
         if base is None or head is None:
             raise InputError("give BASE and HEAD, for example: convbench ab main HEAD; or --resume DIR")
         folder, pairs = out or Path("reports") / "ab" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}", []
-        options = {"rules": gate.rules(floor, alpha), "seed": seed, "sources": source, "accepted": accept,
+        options: dict[str, Any] = {"rules": gate.rules(floor, alpha), "seed": seed, "sources": source, "accepted": accept,
                    "controls": control, "slowdown": inject or 0.0}  # fmt: skip
         header = _begin(base, head, selection, folder, threads, options)
     return _go(header, pairs, folder, time_limit, as_json)
 
 
-def _journal(folder: Path):
+def _journal(folder: Path) -> Log[Header, Pair]:
     from convbench.gate.driver import journal
 
     return journal(folder)
 
 
-def _begin(base: str, head: str, selection: Selection, folder: Path, threads: int | None, options: dict) -> Header:
+def _begin(
+    base: str, head: str, selection: Selection, folder: Path, threads: int | None, options: dict[str, Any]
+) -> Header:
     from convbench.gate.driver import begin
     from convbench.gate.sides import resolve
     from convbench.process import checked_threads
 
     threads = checked_threads(threads)
-    sides = [resolve(text, options["sources"]) for text in (base, head)]
-    common.err().print(f"Verifying {sides[0].name} and {sides[1].name} ...", style="dim")
-    header = begin(*sides, selection, folder, threads=threads, **options)
+    before, after = resolve(base, options["sources"]), resolve(head, options["sources"])
+    common.err().print(f"Verifying {before.name} and {after.name} ...", style="dim")
+    header = begin(before, after, selection, folder, threads=threads, **options)
     _journal(folder).start(header)
     return header
 

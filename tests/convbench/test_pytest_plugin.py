@@ -48,7 +48,8 @@ def test_a_wrong_kernel_fails_with_what_is_wrong_and_a_wrong_option_is_refused(t
     env = environment(plugin_path("wrong", WRONG))
     done = run_pytest(tmp_path, *LAYER, "--convbench-impl=wrong", env=env)
     assert done.returncode == 1, done.stdout
-    assert "1 passed, 1 error" in done.stdout
+    assert "1 passed" in done.stdout  # the reference
+    assert "1 error" in done.stdout
     assert "mismatch: " in done.stdout
     done = run_pytest(tmp_path, "--convbench-suite=no_such")
     assert done.returncode == 4
