@@ -65,8 +65,8 @@ def command(
         if base is None or head is None:
             raise InputError("give BASE and HEAD, for example: convbench ab main HEAD; or --resume DIR")
         folder, pairs = out or Path("reports") / "ab" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}", []
-        options: dict[str, Any] = {"rules": gate.rules(floor, alpha), "seed": seed, "sources": source, "accepted": accept,
-                   "controls": control, "slowdown": inject or 0.0}  # fmt: skip
+        options: dict[str, Any] = {"rules": gate.rules(floor, alpha), "seed": seed, "sources": source,
+                                   "accepted": accept, "controls": control, "slowdown": inject or 0.0}  # fmt: skip
         header = _begin(base, head, selection, folder, threads, options)
     return _go(header, pairs, folder, time_limit, as_json)
 
