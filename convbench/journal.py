@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -47,14 +47,18 @@ class Entry(Struct, kw_only=True):
     warnings: list[str] = []
 
 
-class Journal:
-    """An open journal in a run's folder."""
+H = TypeVar("H", bound=Struct)
+E = TypeVar("E", bound=Struct)
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
+
+class Log(Generic[H, E]):
+    """A header line, then a line for each entry. ``command`` is the one whose --resume goes on with it."""
+
+    def __init__(self, path: Path, header: type[H], entry: type[E], command: str) -> None:
+        self.path, self.header, self.entry, self.command = path, header, entry, command
 
     def claim(self) -> None:
-        """Make the folder and see that it can be written and holds no run, before time is spent on one.
+        """Make the folder and see that it can be written and holds none yet, before time is spent on one.
 
         Raises OutputError.
         """
@@ -68,8 +72,8 @@ class Journal:
         if self.path.exists():
             raise self._taken()
 
-    def start(self, header: Header) -> None:
-        """Create the journal. Raises OutputError where one exists or the folder cannot be written."""
+    def start(self, header: H) -> None:
+        """Create the file. Raises OutputError where one exists or the folder cannot be written."""
         self.claim()
         try:
             with self.path.open("xb") as file:
@@ -82,22 +86,22 @@ class Journal:
     def _taken(self) -> OutputError:
         folder = self.path.parent
         return OutputError(
-            f"{folder}: holds a run already; go on with `convbench run --resume {folder}` or choose another --out"
+            f"{folder}: holds a run already; go on with `{self.command} --resume {folder}` or choose another --out"
         )
 
-    def append(self, entry: Entry) -> None:
-        """Add one finished case. Raises OutputError when the disk is full; what is there stays."""
+    def append(self, entry: E) -> None:
+        """Add one entry. Raises OutputError when the disk is full; what is there stays."""
         try:
             with self.path.open("ab") as file:
                 _write_line(file, entry)
         except OSError as error:
             raise OutputError(
-                f"{self.path}: {error.strerror}; finished cases are kept, make room and go on with "
-                f"`convbench run --resume {self.path.parent}`"
+                f"{self.path}: {error.strerror}; what is finished is kept, make room and go on with "
+                f"`{self.command} --resume {self.path.parent}`"
             ) from None
 
-    def read(self) -> tuple[Header, list[Entry]]:
-        """Header and finished cases, each once; a torn last line is cut off. Raises InputError naming the line.
+    def read(self) -> tuple[H, list[E]]:
+        """Header and whole entries; a torn last line is cut off. Raises InputError naming the line.
 
         A file that is no journal is left as it is.
         """
@@ -107,18 +111,39 @@ class Journal:
             raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
         whole, _, torn = data.rpartition(b"\n")
         first, *lines = whole.split(b"\n")
-        header: Header = _decode(first, Header, f"{self.path}, line 1", "--resume takes the folder of a run")
-        entries: dict[int, Entry] = {}
+        header: H = _decode(first, self.header, f"{self.path}, line 1", "--resume takes the folder of a run")
+        entries = []
         for number, line in enumerate(lines, 2):
-            where, advice = f"{self.path}, line {number}", "delete this line and resume: its case is measured again"
-            entry = _decode(line, Entry, where, advice)
-            if entry.case >= len(header.cases):
-                raise InputError(f"{where}: case {entry.case} of {len(header.cases)} cases; {advice}")
-            entries.setdefault(entry.case, entry)
+            where, advice = f"{self.path}, line {number}", "delete this line and resume: it is measured again"
+            entries.append(_decode(line, self.entry, where, advice))
+            if complaint := self.complaint(header, entries[-1]):
+                raise InputError(f"{where}: {complaint}; {advice}")
         if torn:
             with self.path.open("r+b") as file:
                 file.truncate(len(whole) + 1)
-        return header, list(entries.values())
+        return header, entries
+
+    def complaint(self, header: H, entry: E) -> str:
+        """What is wrong with an entry under this header, or ""."""
+        return ""
+
+
+class Journal(Log[Header, Entry]):
+    """The journal in a run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / JOURNAL, Header, Entry, "convbench run")
+
+    def read(self) -> tuple[Header, list[Entry]]:
+        """Header and finished cases, each once."""
+        header, entries = super().read()
+        first: dict[int, Entry] = {}
+        for entry in entries:
+            first.setdefault(entry.case, entry)
+        return header, list(first.values())
+
+    def complaint(self, header: Header, entry: Entry) -> str:
+        return "" if entry.case < len(header.cases) else f"case {entry.case} of {len(header.cases)} cases"
 
 
 def _write_line(file: Any, value: Struct) -> None:

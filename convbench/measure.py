@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from time import perf_counter_ns
@@ -195,18 +195,37 @@ def measure(
     reference   the name that stays to the end, so that the others have a partner in each round
     on_sample   told the seconds of each sample taken, for the progress bar
     """
-    order = random.Random(seed)
-    samples = {name: Samples(_batch(call, policy, timer)) for name, call in calls.items()}
-    settle = any(s.calls_per_sample >= SETTLE_FROM_CALLS for s in samples.values())
-    active, round_ = set(calls), 0
+    sampler = Sampler(calls, policy, timer, seed, on_sample)
+    samples, active = sampler.samples, set(calls)
     while active:
         partner = {name for name in calls if name == reference and _pairs(samples[name], policy)}
-        names = sorted(active | partner)
-        for name in order.sample(names, len(names)):
-            on_sample(_take(samples[name], calls[name], round_, timer, settle))
+        sampler.round(active | partner)
         active = {name for name in active if not _finished(samples[name], policy)}
-        round_ += 1
     return samples
+
+
+class Sampler:
+    """Calls warmed up, and rounds of one sample each in random order, for as long as somebody asks for them."""
+
+    def __init__(
+        self,
+        calls: Mapping[str, Call],
+        policy: Policy,
+        timer: Timer = host_timer,
+        seed: int = 0,
+        on_sample: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self.calls, self.timer, self.on_sample = calls, timer, on_sample
+        self.order, self.rounds = random.Random(seed), 0
+        self.samples = {name: Samples(_batch(call, policy, timer)) for name, call in calls.items()}
+        self.settle = any(s.calls_per_sample >= SETTLE_FROM_CALLS for s in self.samples.values())
+
+    def round(self, names: Iterable[str]) -> None:
+        """One sample of each name."""
+        ordered = sorted(names)
+        for name in self.order.sample(ordered, len(ordered)):
+            self.on_sample(_take(self.samples[name], self.calls[name], self.rounds, self.timer, self.settle))
+        self.rounds += 1
 
 
 def _batch(call: Call, policy: Policy, timer: Timer) -> int:

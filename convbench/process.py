@@ -35,8 +35,8 @@ def default_threads() -> int:
     return min(usable_cpus(), ceil(quota)) if quota else usable_cpus()
 
 
-def prepare(threads: int | None) -> int:
-    """Give every pool the same number of threads; returns the number (default_threads() for None).
+def checked_threads(threads: int | None) -> int:
+    """The number of threads asked for, default_threads() for None.
 
     Raises InputError for a number that this machine cannot give.
     """
@@ -44,6 +44,12 @@ def prepare(threads: int | None) -> int:
     threads = default_threads() if threads is None else threads
     if not 1 <= threads <= cpus:
         raise InputError(f"--threads {threads}: expected 1 to {cpus}, the CPUs this process may use")
+    return threads
+
+
+def prepare(threads: int | None) -> int:
+    """Give every pool the same number of threads; returns the number, as checked_threads() does."""
+    threads = checked_threads(threads)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)) if "numba" not in sys.modules else {})
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     import torch

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from convbench import results
+from convbench import pytest_json, results
 from convbench.count import params
 from convbench.errors import InputError
 from convbench.results import COLUMNS, LARGEST_RECORD_BYTES, Environment, Record, RecordedRow
@@ -39,11 +39,14 @@ _RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
 
 @dataclass(frozen=True)
 class Stored:
-    """One record and where it came from. ``origin`` csv: no raw samples, environment or peaks."""
+    """One record and where it came from.
+
+    ``origin`` csv: no raw samples, environment or peaks; pytest: not interleaved with the reference.
+    """
 
     path: Path
     record: Record
-    origin: Literal["json", "csv"]
+    origin: Literal["json", "csv", "pytest"]
 
 
 def read_records(arguments: Iterable[str | Path], refuse: Callable[[str], None]) -> Iterator[Stored]:
@@ -95,11 +98,26 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def read(path: Path) -> Iterator[Stored]:
-    """The record of a run.json, or those of a CSV, one for each run_id in it. Raises InputError naming the file."""
+    """The record of a run.json or of a pytest-benchmark JSON, or those of a CSV, one for each run_id in it.
+
+    Raises InputError naming the file.
+    """
     if path.suffix == ".csv":
         yield from (Stored(path, record, "csv") for record in read_csv(path))
+    elif pytest_json.is_one(path):
+        yield Stored(path, pytest_json.load(path), "pytest")
     else:
         yield Stored(path, results.load(path), "json")
+
+
+def read_one(argument: Path) -> Record:
+    """The only record that an argument names. Raises InputError where there are none or more."""
+    found = [stored for path in find(argument) for stored in read(path)]
+    if len(found) > 1:
+        raise InputError(
+            f"{argument}: holds {len(found)} records, of runs {found[0].record.run_id}, ...; give one of them"
+        )
+    return found[0].record
 
 
 # CSV --------------------------------------------------------------------------------------------------

@@ -190,6 +190,11 @@ def row_values(row: Row) -> dict[str, Any]:
     return {name: values[name] for name in COLUMN_NAMES}
 
 
+def cell_name(cell: Any) -> str:
+    """Short name of a case x implementation; of a row, or of anything else that has these fields."""
+    return f"{cell.suite}/{cell.case} {cell.pass_} {cell.dtype} {cell.device} {cell.implementation}"
+
+
 # JSON -------------------------------------------------------------------------------------------
 
 

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import click
 
 from convbench.case import DType
+from convbench.errors import InputError
 from convbench.plan import PASS_GROUPS, Selection
 
 if TYPE_CHECKING:
@@ -122,6 +124,37 @@ def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
     document = {"schema_version": SCHEMA_VERSION, "command": command, "rows": list(rows), **more}
     text = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
     click.echo(text, file=click.get_current_context().meta[_STDOUT])
+
+
+class Fraction(click.ParamType):
+    """A share such as 1% or 0.01."""
+
+    name = "fraction"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{text!r} is not a fraction; write 1% or 0.01", param, ctx)
+        if not 0 < fraction < 1:
+            self.fail(f"{text} is out of range; write one between 0% and 100%, such as 1%", param, ctx)
+        return fraction
+
+
+def refuse_options(folder: Path, *allowed: str) -> None:
+    """A resumed run goes on as it began; an option that would change it is not silently ignored."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0] if isinstance(parameter, click.Option) else "SUITE"
+        for parameter in context.command.params
+        if parameter.name and parameter.name not in ("resume", "as_json", *allowed)
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]  # fmt: skip
+    if given:
+        raise InputError(
+            f"--resume {folder}: goes on as the run began; leave out {', '.join(given)}, or start a new run"
+        )
 
 
 @cache

@@ -12,7 +12,9 @@ import click
 from convbench import __version__
 from convbench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ConvbenchError
 
-COMMANDS = ("run", "list", "machine", "count", "verify", "savings", "report", "compare", "history")
+COMMANDS = (
+    "run", "list", "machine", "count", "verify", "savings", "report", "compare", "history", "check", "ab",
+)  # fmt: skip
 
 
 class LazyGroup(click.Group):

@@ -32,22 +32,6 @@ QUICK_SUITE = "quick"
 RUNS = Path("reports")  # where runs go without --out
 
 
-class Fraction(click.ParamType):
-    """A precision such as 1% or 0.01."""
-
-    name = "fraction"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value)
-        try:
-            fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            self.fail(f"{text!r} is not a precision; write 1% or 0.01", param, ctx)
-        if not 0 < fraction < 1:
-            self.fail(f"{text} is out of range; write a precision between 0% and 100%, such as 1%", param, ctx)
-        return fraction
-
-
 @click.command(
     epilog=common.examples(
         "convbench run",
@@ -61,7 +45,7 @@ class Fraction(click.ParamType):
 @click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
 @click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
-@click.option("--precision", type=Fraction(), help="Stop at this 95% interval (default: 0.5%, with --quick 2%).")
+@click.option("--precision", type=common.Fraction(), help="Stop at this 95% interval (default: 0.5%, with --quick 2%).")
 @click.option(
     "--max-time",
     type=float,
@@ -92,7 +76,7 @@ def command(
     """
     begun = perf_counter()
     if resume:
-        _refuse_options(resume)
+        common.refuse_options(resume)
         record, folder, interrupted = _resume(resume)
     else:
         policy = partial(_policy, quick, precision, max_time)
@@ -113,21 +97,6 @@ def command(
     from convbench.results import FAILED_STATUSES
 
     return EXIT_SOME_CELLS_FAILED if any(row.status in FAILED_STATUSES for row in record.rows) else EXIT_OK
-
-
-def _refuse_options(folder: Path) -> None:
-    """A resumed run goes on as it began; an option that would change it is not silently ignored."""
-    context = click.get_current_context()
-    given = [
-        parameter.opts[0] if isinstance(parameter, click.Option) else "SUITE"
-        for parameter in context.command.params
-        if parameter.name and parameter.name not in ("resume", "as_json")
-        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
-    ]  # fmt: skip
-    if given:
-        raise InputError(
-            f"--resume {folder}: goes on as the run began; leave out {', '.join(given)}, or start a new run"
-        )
 
 
 def _start(

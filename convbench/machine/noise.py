@@ -121,6 +121,32 @@ def warnings(before: Snapshot, after: Snapshot) -> list[str]:
     return [text for check in checks if (text := check(before, after))]
 
 
+def disturbances(before: Snapshot, after: Snapshot, foreign: float, steal: float) -> list[str]:
+    """What went on between two moments beside us, one line each.
+
+    foreign, steal  CPUs that others may keep busy, and share of CPU time that other guests may take
+    """
+    found = [text for check in (_quota, _heat, _swap) if (text := check(before, after))]
+    if (cpus := foreign_cpus(before, after)) > foreign:
+        found.insert(0, f"other programs kept {cpus:.1f} CPUs busy")
+    if (share := stolen(before, after)) > steal:
+        found.insert(0, f"{share:.0%} of CPU time went to other guests of this host")
+    return found
+
+
+def foreign_cpus(before: Snapshot, after: Snapshot) -> float:
+    """CPUs that other programs kept busy on average."""
+    elapsed = _rise(before.all_s, after.all_s) / max(after.cpus, 1)
+    foreign = _rise(before.busy_s, after.busy_s) - _rise(before.own_s, after.own_s)
+    return foreign / elapsed if elapsed else 0.0
+
+
+def stolen(before: Snapshot, after: Snapshot) -> float:
+    """Share of CPU time that went to other guests of this host."""
+    elapsed = _rise(before.all_s, after.all_s)
+    return _rise(before.steal_s, after.steal_s) / elapsed if elapsed else 0.0
+
+
 def _rise(before: Any, after: Any) -> float:
     """How much a counter rose; 0 where it is unknown."""
     return 0 if before is None or after is None else max(after - before, 0)
@@ -135,23 +161,21 @@ def _load(before: Snapshot, after: Snapshot) -> str | None:
 
 
 def _others(before: Snapshot, after: Snapshot) -> str | None:
-    elapsed = _rise(before.all_s, after.all_s) / max(after.cpus, 1)
-    foreign = _rise(before.busy_s, after.busy_s) - _rise(before.own_s, after.own_s)
-    if not elapsed or foreign / elapsed <= max(FOREIGN_CPUS, FOREIGN_SHARE * after.cpus):
+    foreign = foreign_cpus(before, after)
+    if foreign <= max(FOREIGN_CPUS, FOREIGN_SHARE * after.cpus):
         return None
     return (
-        f"other programs kept {foreign / elapsed:.1f} of {after.cpus} CPUs busy during the run: stop them, or measure "
+        f"other programs kept {foreign:.1f} of {after.cpus} CPUs busy during the run: stop them, or measure "
         "with fewer --threads"
     )
 
 
 def _steal(before: Snapshot, after: Snapshot) -> str | None:
-    elapsed = _rise(before.all_s, after.all_s)
-    stolen = _rise(before.steal_s, after.steal_s) / elapsed if elapsed else 0.0
-    if stolen <= STEAL:
+    share = stolen(before, after)
+    if share <= STEAL:
         return None
     return (
-        f"{stolen:.0%} of CPU time went to other guests of this host: believe ratios, not seconds, or use a dedicated "
+        f"{share:.0%} of CPU time went to other guests of this host: believe ratios, not seconds, or use a dedicated "
         "machine"
     )
 

@@ -1,0 +1,100 @@
+"""convbench ab from the command line: real processes for one pair, then the journal; and bad input."""
+
+import json
+import sys
+
+import msgspec
+import pytest
+
+from convbench.cli.main import run as convbench
+from convbench.gate.driver import journal
+from convbench.gate.pairs import TURNS
+from convbench.gate.procedure import ARMS, SCREEN_PAIRS
+
+SUITE = """
+[suite]
+name = "tiny"
+[[case]]
+name = "pointwise"
+input = [1, 8, 8, 8]
+out_channels = 8
+kernel = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch):
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def suite(tmp_path):
+    (tmp_path / "tiny.toml").write_text(SUITE)
+    return str(tmp_path / "tiny.toml")
+
+
+def test_a_pair_of_real_processes_and_going_on_from_the_journal(tmp_path, suite, capsys):
+    out = tmp_path / "gate"
+    words = ["ab", "torch.aten", "torch.unfold", suite, "--threads", "1", "--time-limit", "0.001", "--floor", "10%"]
+    assert convbench([*words, "--out", str(out), "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    [row] = document["rows"]
+    assert (row["implementation"], row["verdict"]) == ("torch.aten -> torch.unfold", "INCONCLUSIVE")
+
+    log = journal(out)
+    header, [pair] = log.read()
+    for arm in ARMS:
+        [(name, samples)] = pair.samples_s[arm].items()
+        assert (name, len(samples)) == (str(header.cells[0]), TURNS)
+        assert min(samples) > 0
+
+    log.path.write_bytes(log.path.read_bytes().splitlines(keepends=True)[0])
+    even = {arm: {str(header.cells[0]): [1e-3]} for arm in ARMS}
+    for number in range(SCREEN_PAIRS[0]):
+        log.append(msgspec.structs.replace(pair, number=number, samples_s=even, disturbed=[]))
+    assert convbench([*words, "--out", str(out)]) == 2  # at once, before anything is verified
+    assert f"holds a run already; go on with `convbench ab --resume {out}`" in capsys.readouterr().err
+    assert convbench(["ab", "--resume", str(out)]) == 0
+    assert "pass: 1 SAME of 1 cells" in capsys.readouterr().out
+    assert json.loads((out / "ab.json").read_bytes())["verdict"] == "pass"
+
+
+def test_an_interrupt_keeps_the_pairs_and_says_how_to_go_on(tmp_path, suite, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convbench.cli.ab._begin", lambda *_: None)
+    monkeypatch.setattr("convbench.gate.driver.go", interrupted)
+    assert convbench(["ab", "torch.aten", "torch.unfold", suite, "--out", str(tmp_path / "gate")]) == 130
+    assert f"0 pairs are kept; go on with `convbench ab --resume {tmp_path / 'gate'}`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ab"], "give BASE and HEAD"),
+        (["ab", "torch.aten"], "give BASE and HEAD"),
+        (["ab", "no-such-revision", "HEAD"], "no-such-revision: no git revision here"),
+        (["ab", "torch.aten", sys.executable], "give two of the same kind"),
+        (["ab", "torch.aten", "torch.aten", "no_such_suite"], "suite 'no_such_suite' is not built in"),
+        (["ab", "torch.aten", "torch.aten", "--threads", "4096"], "--threads 4096"),
+        (["ab", "torch.aten", "torch.aten", "--accept", "time"], "'time' is not one of"),
+        (["ab", "torch.aten", "torch.aten", "--inject", "2"], "out of range"),
+        (["ab", "--resume", "DIR", "--floor", "5%"], "leave out --floor"),
+        (["ab", "--resume", "DIR"], "--resume takes the folder of a run"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path, capsys):
+    words = [str(tmp_path) if word == "DIR" else word for word in words]
+    assert convbench([*words, *(["--out", str(tmp_path / "gate")] if "--resume" not in words else [])]) == 2
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert message in last
+
+
+def test_an_environment_without_convbench_is_named(tmp_path, suite, capsys):
+    (tmp_path / "python").write_text("#!/bin/sh\necho 'No module named convbench' >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    python = str(tmp_path / "python")
+    assert convbench(["ab", python, python, suite, "--out", str(tmp_path / "gate")]) == 2
+    assert f"{python}: convbench verify printed no document: No module named convbench" in capsys.readouterr().err
