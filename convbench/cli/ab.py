@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="Examples:  convbench ab main HEAD --impl numba.auto  |  convbench ab v1.0 . my_layers.toml --floor 5%  |  "
-    "convbench ab torch.aten numba.auto  |  convbench ab old-venv new-venv --impl torch.aten  |  "
-    "convbench ab HEAD HEAD --inject 25%  |  convbench ab --resume DIR"
+    epilog=common.examples(
+        "convbench ab main HEAD --impl numba.auto",
+        "convbench ab v1.0 . my_layers.toml --floor 5%",
+        "convbench ab torch.aten numba.auto",
+        "convbench ab old-venv new-venv --impl torch.aten",
+        "convbench ab HEAD HEAD --inject 25%",
+        "convbench ab --resume DIR",
+    )
 )
 @click.argument("base", required=False)
 @click.argument("head", required=False)
@@ -51,8 +56,10 @@ def command(
     accept: tuple[str, ...], control: tuple[str, ...], source: tuple[str, ...], inject: float | None,
     time_limit: float, threads: int | None, seed: int, out: Path | None, resume: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Compare BASE and HEAD on this machine: two git revisions (. is the working tree), two virtual environments or
-    Python executables, or two implementations. Layers are those of SUITE (default: quick).
+    """Compare BASE and HEAD on this machine: the gate for CI.
+
+    They are two git revisions (. is the working tree), two virtual environments or Python executables, or two
+    implementations. Layers are those of SUITE (default: quick).
 
     Pairs of fresh processes take turns; a slow-down counts when an exact test proves it on new data. Exits with 0 when
     nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="Examples:  convbench check reports/mine/2026-01-02_030405 --baseline baselines/mine.json  |  "
-    "convbench check run.json --baseline old/run.json --floor 5% --accept algorithm --json"
+    epilog=common.examples(
+        "convbench check reports/mine/2026-01-02_030405 --baseline baselines/mine.json",
+        "convbench check run.json --baseline old/run.json --floor 5% --accept algorithm --json",
+    )
 )
 @click.argument("record", type=click.Path(path_type=Path))
 @click.option(
@@ -34,7 +36,9 @@ def command(
     record: Path, baseline: Path, across_machines: bool, floor: float | None, alpha: float, accept: tuple[str, ...],
     out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Compare RECORD with an earlier run, on each implementation's ratio to the reference in the same run.
+    """Compare RECORD with an earlier run, layer by layer.
+
+    Compared is each implementation's ratio to the reference in the same run.
 
     Exits with 0 when nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.
     """

@@ -18,9 +18,13 @@ FORMATS = ("table", "markdown", "csv")
 PAGE, CSV, MARKDOWN = "compare.html", "compare.csv", "compare.md"
 
 
-@click.command(epilog="Examples:  convbench compare laptop/run.json server/results.csv  |  "
-               "convbench compare reports --out comparison  |  "
-               "convbench compare main.json 'nightly/*.json' --impl numba.auto --format markdown")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench compare laptop/run.json server/results.csv",
+        "convbench compare reports --out comparison",
+        "convbench compare main.json 'nightly/*.json' --impl numba.auto --format markdown",
+    )
+)
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...")
 @common.record_selection_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
@@ -29,7 +33,7 @@ PAGE, CSV, MARKDOWN = "compare.html", "compare.csv", "compare.md"
               help="What to print.")  # fmt: skip
 @common.json_option
 def command(records: tuple[str, ...], selection: Selection, out: Path | None, format_: str, as_json: bool) -> int:
-    """Compare runs from different machines or configurations, case by case.
+    """Compare runs of machines or settings, case by case.
 
     RECORD is a run.json, a results.csv, the folder of a run or of many, or a pattern; the first is the baseline.
     Ratios are baseline time / time: above 1 is faster than the baseline. Files that are no records are named and

@@ -21,8 +21,13 @@ PAGE, CSV = "history.html", "history.csv"
 MOST_LINES = 40
 
 
-@click.command(epilog="Examples:  convbench history nightly  |  convbench history nightly --out nightly-page  |  "
-               "convbench history nightly --impl numba --min-change 10 --json")  # fmt: skip
+@click.command(
+    epilog=common.examples(
+        "convbench history nightly",
+        "convbench history nightly --out nightly-page",
+        "convbench history nightly --impl numba --min-change 10 --json",
+    )
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @common.record_selection_options
 @click.option("--min-change", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True,
@@ -31,7 +36,7 @@ MOST_LINES = 40
               help=f"Write {PAGE} and {CSV} there.")  # fmt: skip
 @common.json_option
 def command(folder: Path, selection: Selection, min_change: float, out: Path | None, as_json: bool) -> int:
-    """How results in FOLDER changed over time, and where they stepped.
+    """Show how results changed over time, and where they stepped.
 
     FOLDER holds records (run.json or results.csv, at any depth); add one a night and never change them. Steps are
     reported and block nothing. Only runs of one machine, device and number of threads are strung together.

@@ -473,6 +473,7 @@ def test_bad_records_and_places_are_one_line(tmp_path, capsys):
     assert convbench(["report", str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all(str(tmp_path / "run.json") in line for line in lines)
+    assert f"{tmp_path}: holds no run.json" in lines[0]
+    assert f"{tmp_path / 'run.json'}: not a convbench run record" in lines[1]
     with pytest.raises(OutputError, match=r"nowhere"):
         write(make_record([]), tmp_path / "nowhere" / "report.html")
