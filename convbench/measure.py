@@ -33,6 +33,7 @@ NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's 
 DRIFT = 0.05  # last third against first third of the samples
 SETTLED = 0.05  # two warm-up windows that agree this well end the warm-up
 WARMUP_WINDOW = 3
+WARMUP_SHARE = 1 / 8  # of the time limit, at most: under load times never settle, and verifying has warmed up too
 SETTLE_FROM_CALLS = 4  # where one implementation batches so many calls, all of the case begin warm ...
 SETTLE_BELOW_S = 0.02  # ... but for those whose calls bring their own data back unnoticed
 REFERENCE_BUDGETS = 3  # time limits after which the reference leaves too
@@ -231,9 +232,9 @@ class Sampler:
 def _batch(call: Call, policy: Policy, timer: Timer) -> int:
     """Warm up until the times settle, then say how many calls make a sample."""
     first = timer(call, 1)  # it can be much slower than any other, and must not be the only one
-    seconds = first if first < policy.max_time_s / 4 else timer(call, 1)
+    seconds = first if first < WARMUP_SHARE * policy.max_time_s else timer(call, 1)
     window, spent = seconds, first
-    while spent < policy.max_time_s / 4:
+    while spent < WARMUP_SHARE * policy.max_time_s:
         calls = max(1, int(policy.sample_s / WARMUP_WINDOW / max(seconds, 1e-9)))
         times = [timer(call, calls) / calls for _ in range(WARMUP_WINDOW)]
         seconds, previous = sorted(times)[WARMUP_WINDOW // 2], window

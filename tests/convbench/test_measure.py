@@ -110,6 +110,13 @@ def test_warm_up_goes_on_until_times_settle():
     assert set(samples["a"].seconds) == {0.010}
 
 
+def test_warm_up_of_times_that_never_settle_ends_at_an_eighth_of_the_limit():
+    times = [0.01, *1000 * [0.02, 0.02, 0.02, 0.01, 0.01, 0.01]]  # each window of three is another
+    samples, timer = run({"a": times}, Policy(max_time_s=4.0))
+    spent = sum(time * calls for time, (_, calls) in zip(times, timer.log, strict=False)) - samples["a"].spent_s
+    assert 0.5 <= spent < 0.5 + 3 * 0.02  # the last window ends it
+
+
 def test_rounds_are_interleaved_in_random_order_and_the_reference_stays():
     noise = random.Random(2)
     times = {"ref": [0.005], "a": [0.005], "b": [0.005 * noise.uniform(0.8, 1.2) for _ in range(4000)]}
