@@ -5,9 +5,10 @@ Data goes to stdout, progress and messages to stderr.
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -143,6 +144,18 @@ def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> 
     for row in rows:
         view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
     return view
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """For commands that load many records, which hold no cycles: collecting would walk them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def printable(text: str) -> str:
