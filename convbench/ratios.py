@@ -34,12 +34,10 @@ class Score:
 
 def quotient(numerator: Interval, denominator: Interval) -> Interval:
     """numerator / denominator; no interval where either has none."""
-    ends = (numerator.low, numerator.high, denominator.low, denominator.high)
     value = numerator.value / denominator.value
-    if not all(ends):
-        return Interval(value, None, None)
-    low, high, below, above = (end or math.nan for end in ends)
-    return Interval(value, low / above, high / below)
+    if numerator.low and numerator.high and denominator.low and denominator.high:
+        return Interval(value, numerator.low / denominator.high, numerator.high / denominator.low)
+    return Interval(value, None, None)
 
 
 def verdict(ratio: Interval) -> Verdict:

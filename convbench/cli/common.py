@@ -5,6 +5,7 @@ Data goes to stdout, progress and messages to stderr.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -214,6 +215,18 @@ def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> 
     for row in rows:
         view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
     return view
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """For commands that load many records, which hold no cycles: collecting would walk them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def printable(text: str) -> str:

@@ -32,6 +32,7 @@ PAGE, CSV, MARKDOWN = "compare.html", "compare.csv", "compare.md"
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True,
               help="What to print.")  # fmt: skip
 @common.json_option
+@common.no_garbage_collection()
 def command(records: tuple[str, ...], selection: Selection, out: Path | None, format_: str, as_json: bool) -> int:
     """Compare runs of machines or settings, case by case.
 

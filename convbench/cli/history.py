@@ -35,6 +35,7 @@ MOST_LINES = 40
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help=f"Write {PAGE} and {CSV} there.")  # fmt: skip
 @common.json_option
+@common.no_garbage_collection()
 def command(folder: Path, selection: Selection, min_change: float, out: Path | None, as_json: bool) -> int:
     """Show how results changed over time, and where they stepped.
 

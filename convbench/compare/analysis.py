@@ -30,7 +30,15 @@ class Pair(NamedTuple):
     a: Cell
     b: Cell
     ratio: Interval  # time of a / time of b
-    share_ratio: Interval | None  # share of b / share of a, each of its own roof
+
+    @property
+    def share_ratio(self) -> Interval | None:
+        """Share of b / share of a, each of its own roof; as uncertain as the times, a roof being one number."""
+        if self.a.share is None or self.b.share is None:
+            return None
+        value = self.b.share / self.a.share
+        factor = value / self.ratio.value
+        return Interval(value, *(end and end * factor for end in (self.ratio.low, self.ratio.high)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,8 @@ class Comparison:
                 self.layers.setdefault(key, Layer(layer.row)).suites.update(layer.suites)
         self.layers = dict(sorted(self.layers.items(), key=lambda item: KINDS.index(item[1].row.kind)))
         name_layers(self.layers)
-        self._standings: dict[tuple[int, str], dict[str, Standing]] = {}
+        self._standings: dict[str, dict[str, Standing]] = {}  # computed once, by label
+        self._by_implementation: dict[str, dict[str, Score]] = {}
 
     @property
     def baseline(self) -> Side:
@@ -91,26 +100,31 @@ class Comparison:
         """The cases that the baseline and another side both have a time for."""
         found = []
         for key in self.layers:
-            a, b = (cell_of(side, key, implementation) for side in (self.baseline, other))
+            a, b = cell_of(self.baseline, key, implementation), cell_of(other, key, implementation)
             if a and b:
-                found.append(_pair(key, a, b))
+                found.append(Pair(key, a, b, quotient(a.time, b.time)))
         return found
 
-    def standing(self, other: Side, group: str = ALL, implementation: str = FASTEST) -> Standing:
-        """How another side stands against the baseline, on one group of layers or all."""
-        return self.standings(other, implementation).get(group, Standing(other, None, None, None))
+    def standing(self, other: Side) -> Standing:
+        """How another side stands against the baseline on all layers."""
+        return self.standings(other)[ALL]
 
-    def standings(self, other: Side, implementation: str = FASTEST) -> dict[str, Standing]:
-        """Group (and ``all``) -> how another side stands against the baseline on it."""
-        known = self._standings.get((id(other), implementation))
-        if known is None:
-            pairs = self.pairs(other, implementation)
+    def standings(self, other: Side) -> dict[str, Standing]:
+        """Group (and ``all``) -> how another side stands against the baseline on it, each with its fastest."""
+        if other.label not in self._standings:
+            pairs = self.pairs(other)
             groups: dict[str, list[Pair]] = {ALL: pairs}
             for pair in pairs:
                 groups.setdefault(self.layers[pair.key].group, []).append(pair)
-            known = {group: _standing(other, found) for group, found in groups.items()}
-            self._standings[id(other), implementation] = known
-        return known
+            self._standings[other.label] = {group: _standing(other, found) for group, found in groups.items()}
+        return self._standings[other.label]
+
+    def by_implementation(self, other: Side) -> dict[str, Score]:
+        """Implementation -> how it does on another side against itself on the baseline."""
+        if other.label not in self._by_implementation:
+            scores = {name: score([p.ratio for p in self.pairs(other, name)]) for name in self.implementations}
+            self._by_implementation[other.label] = {name: found for name, found in scores.items() if found}
+        return self._by_implementation[other.label]
 
     def in_common(self) -> list[Key]:
         """Cases that every side has a time for."""
@@ -146,16 +160,6 @@ def compare(
 def cell_of(side: Side, key: Key, implementation: str) -> Cell | None:
     """A side's cell of an implementation, or its fastest."""
     return side.fastest(key) if implementation == FASTEST else side.cells.get(key, {}).get(implementation)
-
-
-def _pair(key: Key, a: Cell, b: Cell) -> Pair:
-    ratio = quotient(a.time, b.time)
-    if a.share is None or b.share is None:
-        return Pair(key, a, b, ratio, None)
-    # The roofs are one number each: the ratio of shares is as uncertain as that of times.
-    factor = b.share / a.share / ratio.value
-    ends = (end and end * factor for end in (ratio.low, ratio.high))
-    return Pair(key, a, b, ratio, Interval(b.share / a.share, *ends))
 
 
 def _standing(side: Side, pairs: Sequence[Pair]) -> Standing:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from statistics import median
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ Key = tuple  # identity of a case
 BATCHES = 10
 STUDENT = 2.262  # Student's t with BATCHES - 1 degrees of freedom, 97.5%
 FEWEST_SAMPLES = 3 * BATCHES
+LONGEST_LABEL = 100
 
 # What is computed, nothing about where, how or under which name: equal keys are the same work.
 case_id: Callable[[RecordedRow], Key] = attrgetter(
@@ -122,9 +122,13 @@ def batch_spread(samples_s: list[float]) -> float | None:
     if len(samples_s) < FEWEST_SAMPLES or min(samples_s) <= 0:
         return None
     length = len(samples_s) // BATCHES
-    batches = [math.log(median(samples_s[start : start + length])) for start in range(0, BATCHES * length, length)]
-    mean = math.fsum(batches) / BATCHES
-    variance = math.fsum((batch - mean) ** 2 for batch in batches) / (BATCHES - 1)
+    below, above = (length - 1) // 2, length // 2
+    logs = []
+    for start in range(0, BATCHES * length, length):
+        batch = sorted(samples_s[start : start + length])
+        logs.append(math.log((batch[below] + batch[above]) / 2))
+    mean = sum(logs) / BATCHES
+    variance = sum([(value - mean) ** 2 for value in logs]) / (BATCHES - 1)
     return math.exp(STUDENT * math.sqrt(variance / BATCHES))
 
 
@@ -132,7 +136,7 @@ def batch_spread(samples_s: list[float]) -> float | None:
 
 
 def name_sides(sides: Iterable[Side]) -> None:
-    """Give each side a label: its machine, and what else tells it from the others."""
+    """Give each side a unique, printable label: its machine, and what else tells it from the others."""
     sides = list(sides)
     facts: list[Callable[[Side], str]] = [
         lambda side: side.record.machine,
@@ -147,7 +151,8 @@ def name_sides(sides: Iterable[Side]) -> None:
             chosen.append(fact)
     used: dict[str, int] = {}
     for side in sides:
-        label = ", ".join(filter(None, (fact(side) for fact in chosen)))
+        words = ", ".join(filter(None, (fact(side) for fact in chosen)))
+        label = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words[:LONGEST_LABEL])
         used[label] = used.get(label, 0) + 1
         side.label = label if used[label] == 1 else f"{label} ({used[label]})"
 

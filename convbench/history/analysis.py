@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Quantity = Literal["speed-up", "speed"]
 QUANTITIES: tuple[Quantity, ...] = ("speed-up", "speed")
+BESIDE = 2  # runs between steps of two quantities that are one step
 SMALLEST = 0.05  # change of level that is worth a word
 
 
@@ -215,8 +216,18 @@ def _values(points: Points, quantity: Quantity) -> array:
 
 
 def step_rows(history: History, found: Sequence[Series]) -> list[dict[str, Any]]:
-    """Every step as a row: where, by how much, and what of the environment changed with it; the largest first."""
-    rows = [_step_row(history, item, step) for item in found for step in item.steps]
+    """Every step as a row: where, by how much, and what of the environment changed with it; the largest first.
+
+    A step of speed beside one of the speed-up is left out: it says the same.
+    """
+    told = {(item.key._replace(quantity="speed"), item.runs[step.at]) for item in found for step in item.steps
+            if item.key.quantity == "speed-up"}  # fmt: skip
+    rows = [
+        _step_row(history, item, step)
+        for item in found
+        for step in item.steps
+        if not any((item.key, item.runs[step.at] + beside) in told for beside in range(-BESIDE, BESIDE + 1))
+    ]
     return sorted(rows, key=lambda row: (bool(row["case"]), -abs(log(row["change"]))))
 
 

@@ -9,7 +9,6 @@ from convbench.compare import ALL, FASTEST, Comparison
 from convbench.compare.analysis import Advice
 from convbench.compare.environment import differences
 from convbench.compare.sides import Side
-from convbench.measure import Interval
 from convbench.report import compare_charts, compared, shell, text
 from convbench.report.tables import peak_lines, value_text
 
@@ -20,9 +19,6 @@ MOST_ONE_SIDED = 500  # lines
 def compare_page(comparison: Comparison, refused: Sequence[str]) -> str:
     """The whole page as text."""
     shell.needed("altair", "altair")
-    names = text.clean([side.label for side in comparison.sides])
-    for side, name in zip(comparison.sides, names, strict=True):
-        side.label = name
     cells = compare_charts.cells(comparison)
     data = {"cells": cells, "roofs": compare_charts.roofs(comparison), "specs": compare_charts.specs(comparison)}
     return shell.render("compare.html.j2", context(comparison, refused), data, "compare.js")
@@ -45,22 +41,13 @@ def context(comparison: Comparison, refused: Sequence[str]) -> dict[str, Any]:
         "passes": list(dict.fromkeys(row.pass_ for row in rows)),
         "dtypes": list(dict.fromkeys(row.dtype for row in rows)),
         "standings": standings, "base_share": compared.baseline_share(comparison),
-        "by_implementation": _by_implementation(comparison), "intervals_from": compared.intervals_from(comparison),
+        "by_implementation": comparison.by_implementation, "intervals_from": compared.intervals_from(comparison),
         "advice": {side.label: {a.group: a for a in comparison.advice(side)} for side in comparison.sides},
         "advised": _advised, "one_sided": one_sided[:MOST_ONE_SIDED], "one_sided_count": len(one_sided),
         "refused": refused, "notices": compared.notices(comparison), "differences": _differences(comparison),
         "peaks": peaks, "peak_names": peak_names,
         "any_pair": any(ALL in found and found[ALL].hardware for found in standings.values()),
     }  # fmt: skip
-
-
-def _by_implementation(comparison: Comparison) -> dict[str, dict[str, Interval]]:
-    """Side -> implementation -> geometric mean over the cases that it has on both."""
-    found: dict[str, dict[str, Interval]] = {}
-    for other in comparison.others:
-        scores = {name: comparison.standing(other, ALL, name).hardware for name in comparison.implementations}
-        found[other.label] = {name: score.mean for name, score in scores.items() if score}
-    return found
 
 
 def _advised(advice: Advice) -> str:

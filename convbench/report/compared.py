@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from convbench.compare import ALL, FASTEST, Comparison
+from convbench.compare import FASTEST, Comparison
 from convbench.compare.analysis import Pair, Standing
 from convbench.compare.environment import differences
 from convbench.compare.sides import Side
@@ -126,7 +126,7 @@ def _kinds(comparison: Comparison, which: str) -> Table:
 def _implementations(comparison: Comparison) -> Table:
     names = comparison.implementations
     lines = [
-        [other.label, *(_score(comparison.standing(other, ALL, name).hardware) for name in names)]
+        [other.label, *(_score(comparison.by_implementation(other).get(name)) for name in names)]
         for other in comparison.others
     ]
     shared = [i for i in range(1, len(names) + 1) if any(line[i] for line in lines)]

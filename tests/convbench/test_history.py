@@ -94,7 +94,20 @@ def test_a_faster_kernel_is_a_step_of_its_operators_and_layers_with_what_changed
     assert all(step["environment"] == ["versions torch: 2.12 -> 2.13"] for step in steps)
     operators = {step["kind"] for step in steps if step["case"] is None}
     assert operators == {row.kind for row in runs[0].record.rows if row.implementation.startswith("numba")}
-    assert {step["quantity"] for step in steps} == {"speed-up", "speed"}
+    assert {step["quantity"] for step in steps} == {"speed-up"}  # that they are faster too is no news
+
+
+def test_a_slower_machine_is_a_step_of_speed_alone():
+    def slower(stored):
+        for row in stored.record.rows:
+            row.median_s *= 1.5
+        return stored
+
+    history = read_history([*(night(n) for n in range(12)), *(slower(night(n)) for n in range(12, 24))], print)
+    steps = step_rows(history, series(history))
+    assert {step["quantity"] for step in steps} == {"speed"}
+    assert {row.implementation for row in night(0).record.rows} == {step["implementation"] for step in steps}
+    assert all(step["change"] == pytest.approx(1 / 1.5, rel=0.05) for step in steps)
 
 
 def test_a_run_with_some_of_the_layers_is_no_step():
