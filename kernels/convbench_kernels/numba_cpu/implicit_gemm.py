@@ -275,17 +275,15 @@ def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, begin
             rows = min(MR, g.k - i * MR)
             a, target = wi + i * panel_step, yi + i * MR * g.y_plane
             start, b = (nothing, 0) if n else (bias, k + i * MR)
-            if direct and rows == MR:
-                lo, hi = share(begins[1], n, slices)
-                _panel(vectors, w, a, x, xi, d1, d2, steps[lo:hi], start, b, y, target + first * LANES, g.y_plane,
-                       g.added + n, g)  # fmt: skip
-                continue
+            whole = direct and rows == MR  # then there is one phase
             spilled = tile_at + (i - panel) * g.fan * MR * ROW if slices > 1 else tile_at
             for f in range(g.fan):
                 lo, hi = share(begins[f + 1] - begins[f], n, slices)
                 own = steps[begins[f] + lo : begins[f] + hi]
-                _panel(vectors, w, a, x, xi, d1, d2, own, start, b, work, spilled + f * MR * ROW, ROW, n, g)
-            if n == slices - 1:
+                out, at, row = (y, target + first * LANES, g.y_plane) if whole else (work, spilled + f * MR * ROW, ROW)
+                added = g.added + n if whole else n
+                _panel(vectors, w, a, x, xi, d1, d2, own, start, b, out, at, row, added, g)
+            if n == slices - 1 and not whole:
                 _write(work, spilled, y, target, rows, first, vectors, g)
 
 
