@@ -93,7 +93,7 @@ class Policy:
 
     precision: float = 0.01
     max_time_s: float = 1.0
-    sample_s: float = 0.008
+    sample_s: float = 0.015
     min_samples: int = 10
 
     def __post_init__(self) -> None:
