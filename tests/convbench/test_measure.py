@@ -72,7 +72,7 @@ def test_only_a_batch_of_short_calls_is_preceded_by_an_untimed_one(calls, settle
 
 
 def test_where_one_call_is_batched_all_of_a_case_begin_warm_but_the_slowest():
-    _, timer = run({"a": [0.001], "b": [0.007], "c": [0.030]}, Policy(min_samples=10, precision=0.1))
+    _, timer = run({"a": [0.001], "b": [0.007], "c": [0.030]}, Policy(min_samples=10, precision=0.1, sample_s=0.008))
     untimed = {
         name: sum(now == before == (name, 1) for before, now in zip(timer.log, timer.log[1:], strict=False))
         for name in "bc"
