@@ -4,7 +4,7 @@ import pytest
 
 from convbench.case import Case
 from convbench_kernels.numba_cpu.gemm import IMPLEMENTATION
-from convbench_kernels.numba_cpu.geometry import forward_taps, plan
+from convbench_kernels.numba_cpu.geometry import IN_PLACE, forward_taps, plan
 from convbench_kernels.numba_cpu.tiles import MR
 from tests.kernels.dense_cases import AROUND_TILES, PIXELS_AROUND_TILES, check_all_passes, spec
 
@@ -38,7 +38,7 @@ def test_around_the_register_tile(pixels, k):
 def test_weights_are_packed_only_where_it_pays():
     few, many = (plan(forward_taps(spec([1, 64, size, size], 64, 1))).geometry for size in (7, 112))
     assert (few.pack_w, many.pack_w) == (0, 1)
-    assert not few.pack_x and not many.pack_x
+    assert few.source == many.source == IN_PLACE
 
 
 def test_says_what_it_does_not_do():

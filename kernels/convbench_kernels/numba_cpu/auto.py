@@ -4,7 +4,6 @@
     1 x 1                                                       numba.gemm      no padding, no taps: x is the operand
     separable pair, forward                                     numba.fused     the intermediate stays in the cache
     separable pair, gradients                                   numba.pair      nothing to fuse yet
-    large dilation on a small map                               numba.taps      most products fall on padding
     3 x 3, stride 1, where its cost model says it pays          numba.winograd  a quarter of the products
     transposed forward, data gradient of a strided convolution  numba.phases    no zero work
     everything else, depthwise included                         numba.direct
@@ -17,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from convbench.plugin import Case, Implementation, Kernel
-from convbench_kernels.numba_cpu import direct, fused, gemm, pair, phases, taps, winograd
+from convbench_kernels.numba_cpu import direct, fused, gemm, pair, phases, winograd
 
 
 def always(case: Case) -> bool:
@@ -28,7 +27,6 @@ TABLE: tuple[tuple[Implementation, Callable[[Case], bool]], ...] = (
     (gemm.IMPLEMENTATION, always),
     (fused.IMPLEMENTATION, always),
     (pair.IMPLEMENTATION, always),
-    (taps.IMPLEMENTATION, taps.pays),
     (winograd.IMPLEMENTATION, winograd.pays),
     (direct.IMPLEMENTATION, always),
     (phases.IMPLEMENTATION, always),

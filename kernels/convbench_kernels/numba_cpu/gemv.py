@@ -25,8 +25,8 @@ TOGETHER = 4  # filters a pass: each vector of x is loaded once for them
 
 
 @kernel
-def _filters(w, wi, c, x, xi, y, yi, bias, k, count):
-    """`count` <= TOGETHER filters from filter k on; those that are not there repeat the last."""
+def dot_filters(w, wi, c, x, xi, y, yi, y_step, bias, k, count):
+    """y[yi + m*y_step] = bias[k + m] + w[wi + m*c : + c] . x[xi : + c] for m < count <= TOGETHER."""
     a0 = a1 = a2 = a3 = broadcast(np.float32(0.0))
     w1, w2, w3 = wi + min(1, count - 1) * c, wi + min(2, count - 1) * c, wi + min(3, count - 1) * c
     whole = c // LANES * LANES
@@ -41,11 +41,11 @@ def _filters(w, wi, c, x, xi, y, yi, bias, k, count):
         a2, a3 = fma(load_range(w, w2 + i, 0, rest), v, a2), fma(load_range(w, w3 + i, 0, rest), v, a3)
     y[yi] = bias[k] + sum_lanes(a0)
     if count > 1:
-        y[yi + 1] = bias[k + 1] + sum_lanes(a1)
+        y[yi + y_step] = bias[k + 1] + sum_lanes(a1)
     if count > 2:
-        y[yi + 2] = bias[k + 2] + sum_lanes(a2)
+        y[yi + 2 * y_step] = bias[k + 2] + sum_lanes(a2)
     if count > 3:
-        y[yi + 3] = bias[k + 3] + sum_lanes(a3)
+        y[yi + 3 * y_step] = bias[k + 3] + sum_lanes(a3)
 
 
 @kernel
@@ -55,7 +55,7 @@ def multiply(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
     begin, end = share(-(-k // TOGETHER), thread, threads)
     for first in range(begin * TOGETHER, min(k, end * TOGETHER), TOGETHER):
         for n in range(images):
-            _filters(w, first * c, c, x, n * c, y, n * k + first, bias, first, min(TOGETHER, k - first))
+            dot_filters(w, first * c, c, x, n * c, y, n * k + first, 1, bias, first, min(TOGETHER, k - first))
 
 
 @parallel_kernel

@@ -45,8 +45,6 @@ class Taps:
     fan: int = 1  # column phases computed together and interleaved: y column = q*fan + phase
     width: int = 0  # columns of y, where fan > 1
     reach: tuple[Sequence[int], Sequence[int], int] | None = None  # rows, columns, p that the padded x must cover
-    added: bool = False  # to what y holds
-    kept: tuple[int, int] | None = None  # taps of the weights that are packed once for all passes, and this one's
 
 
 def forward_taps(spec: ConvSpec) -> Taps:
@@ -91,28 +89,6 @@ def data_gradient_taps(spec: ConvSpec) -> list[Taps]:
     return [replace(t, reach=reach) for t in found]
 
 
-def by_tap(t: Taps) -> list[Taps] | None:
-    """One pass a tap, over the outputs that it reaches, each added to the one before; None where no tap reaches all.
-
-    No product with padding is computed: with dilation 18 on a map of 33, seven of nine taps miss most outputs.
-    """
-    (p, q), passes = t.output, []
-    for tap, (eh, ew, at) in enumerate(zip(t.rows, t.columns, t.weights, strict=True)):
-        (top, bottom), (left, right) = _reach(eh, t.stride[0], t.source[0], p), _reach(ew, t.stride[1], t.source[1], q)
-        if bottom > top and right > left:
-            one = replace(
-                t, output=(bottom - top, right - left), rows=[eh + top * t.stride[0]],
-                columns=[ew + left * t.stride[1]], weights=[at],
-                out=(t.groups * t.k * p * q, p * q, q, 1, top * q + left),
-                phases=(), reach=None, added=True, kept=(len(t.rows), tap),
-            )  # fmt: skip
-            passes.append(one)
-    whole = next((one for one in passes if one.output == t.output), None)
-    if whole is None:
-        return None
-    return [replace(whole, added=False), *(one for one in passes if one is not whole)]
-
-
 class Geometry(NamedTuple):
     """What the kernel needs, all integers. Offsets and strides in elements, per group where it says k, c."""
 
@@ -122,23 +98,22 @@ class Geometry(NamedTuple):
     k: int
     c: int
     # weights
-    pack_w: int  # 0: read in place, 1: packed by this pass, 2: packed before
-    w_panel: int  # packed: from panel to panel, from channel to channel, of this pass's first
+    pack_w: int  # packed, or read in place
+    w_panel: int  # packed: from panel to panel, from channel to channel
     w_step: int
-    w_first: int
     w_group: int
     w_row: int
     w_channel: int
     panels: int  # of MR filters
-    panel_block: int  # panels kept in L2 while pixels stream by
+    panel_block: int  # applied to a group of tiles before the next
     # x as it is
     x_size: int
     h: int
     w: int
     stride_h: int
     stride_w: int
-    # x as it is read (packed, or in place)
-    pack_x: int
+    # x as the register tile reads it
+    source: int  # IN_PLACE, PLANES or COPIED
     x_plane: int
     phase_plane: int
     top: int
@@ -151,6 +126,7 @@ class Geometry(NamedTuple):
     q: int
     vectors: int
     row_vectors: int
+    tail: int  # pixels behind the last vector, each a dot product with whole filters
     y_image: int
     y_plane: int
     y_row: int
@@ -158,21 +134,25 @@ class Geometry(NamedTuple):
     y_first: int
     fan: int  # column phases computed together and interleaved: y column = q*fan + phase
     y_width: int  # columns of y, where fan > 1
-    added: int  # 1: to what y holds
     # workspace
     w_at: int
     x_at: int
     panel_at: int
-    panel_size: int
-    slice: int  # terms (channels x taps of one phase) of a sum that are added up at a time
-    spilled: int  # panels whose partial sums are kept meanwhile
-    copy_tiles: int  # so many tiles' pixels are copied side by side before their panels read them; 0: none
+    panel_size: int  # of one thread: partial sums, then copied pixels
+    sums_size: int
+    slice: int  # terms (channels x taps) of a sum that are added up at a time
+    together: int  # tiles of pixels that a block of weights is applied to
+
+
+# Where the register tile reads x: as it is; in zero-padded planes, one a stride phase; copied tile by tile.
+IN_PLACE, PLANES, COPIED = range(3)
+# Columns of the table of taps: offset in a plane that is read, in w; output rows that it reaches; phase; eh, ew.
+IN_X, IN_W, FIRST_ROW, LAST_ROW, PHASE, EH, EW, TAP = range(8)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Geometry plus tables. taps: [T, 5] x offset, w offset, first and last+1 output row that it reaches, phase;
-    phases: [F, 2]; size(threads): workspace elements."""
+    """Geometry plus tables. taps: [T, TAP] as the columns below; phases: [F, 2]; size(threads): workspace elements."""
 
     geometry: Geometry
     taps: np.ndarray
@@ -184,10 +164,10 @@ class Plan:
 
     def shares_x(self, before: Plan) -> bool:
         """Whether this pass can read the x that the pass before has packed."""
-        names = ("pack_x", "c", "x_plane", "x_at", "lead", "pitch", "top", "rows", "width")
+        names = ("source", "c", "x_plane", "x_at", "lead", "pitch", "top", "rows", "width")
         ours, theirs = ([getattr(g, name) for name in names] for g in (self.geometry, before.geometry))
-        kept = self.geometry.pack_x and self.geometry.block >= self.geometry.images
-        return bool(kept) and ours == theirs and np.array_equal(self.phases, before.phases)
+        kept = self.geometry.source == PLANES and self.geometry.block >= self.geometry.images
+        return kept and ours == theirs and np.array_equal(self.phases, before.phases)
 
     def addresses(self) -> Addresses:
         """taps and their count, phases and their count, geometry: arguments of a kernel."""
@@ -195,12 +175,10 @@ class Plan:
 
 
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
-
-
 SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side
-FEW_BLOCKS = 8  # of L2: where weights do not fit one, they are read once for as many pixels as fit so many
-MOSTLY = 0.8  # of the rows of all taps inside the image: skipping the others would save less than copies do
 SHARED = 4  # panels that must share a copy of a tile's pixels
+TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
+TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
 
 
 def _reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int]:
@@ -208,11 +186,6 @@ def _reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int
     begin = max(0, -(offset // stride))
     end = min(output, (source - 1 - offset) // stride + 1)
     return begin, max(begin, end)
-
-
-def _whole(live: Sequence[tuple[int, ...]], p: int) -> bool:
-    """Whether nearly all products meet the image, so that no tile may skip a tap."""
-    return sum(end - begin for _, _, _, begin, end, _ in live) >= MOSTLY * p * len(live)
 
 
 def _up(value: int, multiple: int) -> int:
@@ -225,15 +198,31 @@ def _spread(plane: int) -> int:
     return plane + 16 if plane % 1024 == 0 else plane
 
 
-def plan(t: Taps) -> Plan:
-    """Choose packing, tiling and blocks for one pass."""
+def _live(t: Taps) -> list[tuple[int, ...]]:
+    """(eh, ew, offset in w, first and last+1 output row, phase) of the taps that meet the image."""
     (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
-    live = [
+    return [
         (eh, ew, at, *_reach(eh, sh, h, p), f)
         for eh, ew, at, f in zip(t.rows, t.columns, t.weights, t.phases or [0] * len(t.rows), strict=True)
         if len(range(*_reach(eh, sh, h, p))) and len(range(*_reach(ew, sw, w, q)))
     ]
-    in_place = t.stride == (1, 1) and {(eh, ew) for eh, ew, *_ in live} == {(0, 0)} and (h, w) == (p, q)
+
+
+class Planes(NamedTuple):
+    """The zero-padded planes of a channel, one a stride phase, and where each tap reads them."""
+
+    phases: list[tuple[int, int]]
+    top: int
+    rows: int
+    width: int
+    pitch: int
+    lead: int
+    phase_plane: int
+    offsets: list[int]
+
+
+def _planes(t: Taps, live: list[tuple[int, ...]]) -> Planes:
+    w, (p, q), (sh, sw) = t.source[1], t.output, t.stride
     phases = sorted({(eh % sh, ew % sw) for eh, ew, *_ in live}) or [(0, 0)]
     reach = t.reach or ([e[0] for e in live], [e[1] for e in live], p)
     ups, lefts = [e // sh for e in reach[0]] or [0], [e // sw for e in reach[1]] or [0]
@@ -242,56 +231,90 @@ def plan(t: Taps) -> Plan:
     width = min(_up(w, sw) // sw, q + right) - max(0, left)
     pitch = max(width + max(0, lead), q + right - left - max(0, lead), q)
     phase_plane = _up(max(0, lead) + rows * pitch, 16)
-    if in_place:
-        rows, lead, pitch, phase_plane = p, 0, q, h * w
-    table = np.zeros((len(live), 5), np.int64)
-    for i, (eh, ew, at, begin, end, f) in enumerate(live):
-        phase = phases.index((eh % sh, ew % sw))
-        table[i] = (phase * phase_plane + (eh // sh - up) * pitch + lead + ew // sw, at, begin, end, f)
-    if in_place:
-        table[:, 0] = 0
-    x_plane = h * w if in_place else _spread(len(phases) * phase_plane)
+    offsets = [
+        phases.index((eh % sh, ew % sw)) * phase_plane + (eh // sh - up) * pitch + lead + ew // sw
+        for eh, ew, *_ in live
+    ]
+    return Planes(phases, up, rows, width, pitch, lead, phase_plane, offsets)
 
+
+def _is_in_place(t: Taps, live: list[tuple[int, ...]]) -> bool:
+    """Whether output pixels are the pixels of x: a 1 x 1 kernel without stride and padding."""
+    return t.stride == (1, 1) and t.source == t.output and {e[:2] for e in live} == {(0, 0)}
+
+
+def _source(t: Taps, live: list[tuple[int, ...]], panels: int) -> int:
+    in_place = _is_in_place(t, live)
+    if not live or (panels < SHARED and not in_place):
+        return PLANES
+    return IN_PLACE if in_place and (t.c < ISA.copied or panels < SHARED) else COPIED
+
+
+def in_place_or_planes(t: Taps) -> int:
+    """Where a sum over pixels reads x."""
+    return IN_PLACE if _is_in_place(t, _live(t)) else PLANES
+
+
+def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int, ...]]]:
+    """The same with all pixels in one row."""
+    area = t.output[0] * t.output[1]
+    return replace(t, source=(1, area), output=(1, area), out=None), [(0, 0, e[2], 0, 1, e[5]) for e in live]
+
+
+def plan(t: Taps, source: int | None = None) -> Plan:
+    """Choose packing, tiling and blocks for one pass. source: where x is read, None to choose it too."""
+    live, panels = _live(t), -(-t.k // MR)
+    source = _source(t, live, panels) if source is None else source
+    dense = t.out is None or t.out[1:] == (t.output[0] * t.output[1], t.output[1], 1, 0)
+    if dense and source != PLANES and _is_in_place(t, live):
+        t, live = _one_row(t, live)
+    (h, w), (p, q) = t.source, t.output
+    if source == PLANES:
+        planes = _planes(t, live)
+        x_plane = _spread(len(planes.phases) * planes.phase_plane)
+    else:
+        planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(live))
+        x_plane = h * w
+    table = np.array([(x, at, first, last, f, eh, ew) for x, (eh, ew, at, first, last, f)
+                      in zip(planes.offsets, live, strict=True)], np.int64).reshape(-1, TAP)  # fmt: skip
+    pitch = planes.pitch
     flat, by_row = -(-((p - 1) * pitch + q) // LANES), p * -(-q // LANES)
-    row_vectors = 0 if flat <= by_row else -(-q // LANES)
-    vectors = min(flat, by_row)
-    tiles, panels = -(-vectors // NR), -(-t.k // MR)
-    few = t.images * tiles <= (ISA.in_place if t.w_channel < t.w_row else SCATTERED)
-    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not few)
-    panel = MR * t.c * len(live)
-    pack_w = 2 if t.kept else pack_w
-    w_panel = MR * t.c * (1 if t.kept else len(live))
-    kept_size, w_first = t.groups * panels * w_panel, 0
-    if t.kept:  # [tap][group][panel][channel][MR]
-        w_first = t.kept[1] * kept_size
-        kept_size *= t.kept[0]
-    panel_block = max(1, min(panels, ISA.cache_block // (4 * max(panel, 1))))
-    block = t.images if in_place else max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
+    row_vectors = -(-q // LANES) if source == PLANES and by_row < flat else 0
+    vectors = by_row if row_vectors else flat
+    terms = t.c * len(live)
 
-    w_size = _up(kept_size, 16) * bool(pack_w)
-    x_size = 0 if in_place else _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16)
+    few = t.images * vectors <= NR * (ISA.in_place if t.w_channel < t.w_row else SCATTERED)
+    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not few)
+    filters_dense = list(table[:, IN_W]) == list(range(t.w_channel)) and t.w_row == terms
+    tail = p * q % LANES
+    tail *= int(source != PLANES and dense and filters_dense and not pack_w and p * q > LANES and tail <= TAIL)
+    vectors, tiles = vectors - bool(tail), -(-(vectors - bool(tail)) // NR)
+    w_panel = MR * terms
+    block = max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane))) if source == PLANES else t.images
+
+    slice_ = min(max(1, terms), ISA.longest) if source == COPIED else max(1, terms)
+    tile = (slice_ + t.fan) * NR * LANES
+    together = max(1, min(tiles, ISA.cache_block // (4 * max(1, tile)) if source == COPIED else TOGETHER))
+    sums = together * t.fan * MR * NR * LANES
+    sliced = terms > slice_
+    panel_block = max(1, min(panels, ISA.cache_block // (4 * (sums if sliced else max(1, w_panel)))))
+    sums_size = (panel_block * sums if sliced else t.fan * MR * NR * LANES) + LANES
+    copies = {IN_PLACE: tile, PLANES: 0, COPIED: together * tile}[source] + terms * bool(tail)
+
+    w_size = _up(t.groups * panels * w_panel, 16) * pack_w
+    x_size = _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16) if source == PLANES else 0
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
-    tile, count = t.c * len(live) * NR * LANES, t.c * len(live)
-    simple = len(live) == 1 and not table[0, 0]
-    simple |= ISA.copies_taps and _whole(live, p) and 4 * t.c * x_plane > 2 * ISA.cache_block
-    copied = simple and count >= ISA.copied and min(panels, panel_block) >= SHARED
-    room = ISA.cache_block * (1 if panels <= panel_block else FEW_BLOCKS)
-    copy_tiles = max(1, min(tiles, room // (4 * tile))) if copied else 0
-    slice_ = max(1, ISA.longest if copied else count)
-    spilled = panel_block if count > slice_ * t.fan else 1
-    panel_size = spilled * t.fan * MR * NR * LANES + LANES + max(copy_tiles, int(in_place)) * tile
     geometry = Geometry(
         images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
-        pack_w=pack_w, w_panel=w_panel, w_step=MR * (1 if t.kept else len(live)), w_first=w_first,
-        w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel,
-        panels=panels, panel_block=panel_block,
-        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=sh, stride_w=sw,
-        pack_x=int(not in_place), x_plane=x_plane, phase_plane=phase_plane,
-        top=up, rows=rows, width=width, pitch=pitch, lead=lead,
-        p=p, q=q, vectors=vectors, row_vectors=row_vectors,
+        pack_w=pack_w, w_panel=w_panel, w_step=MR * len(live),
+        w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel, panels=panels, panel_block=panel_block,
+        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=t.stride[0], stride_w=t.stride[1],
+        source=source, x_plane=x_plane, phase_plane=planes.phase_plane,
+        top=planes.top, rows=planes.rows, width=planes.width, pitch=pitch, lead=planes.lead,
+        p=p, q=q, vectors=vectors, row_vectors=row_vectors, tail=tail,
         y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
-        fan=t.fan, y_width=t.width, added=int(t.added),
-        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=panel_size,
-        slice=slice_, spilled=spilled, copy_tiles=copy_tiles,
+        fan=t.fan, y_width=t.width,
+        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=sums_size + copies + LANES, sums_size=sums_size,
+        slice=slice_, together=together,
     )  # fmt: skip
-    return Plan(geometry, table, np.array(phases, np.int64), w_size + x_size)
+    return Plan(geometry, table, np.array(planes.phases, np.int64), w_size + x_size)

@@ -36,14 +36,35 @@ import numpy as np
 import torch
 from numba import get_num_threads, prange
 
-from convbench_kernels.numba_cpu.arguments import addresses, dense, floats, integers_of, record, table
-from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
+from convbench_kernels.numba_cpu.arguments import dense, floats, record, table
+from convbench_kernels.numba_cpu.gemv import TOGETHER as DOTS
+from convbench_kernels.numba_cpu.gemv import dot_filters
+from convbench_kernels.numba_cpu.geometry import (
+    COPIED,
+    EH,
+    EW,
+    FIRST_ROW,
+    IN_PLACE,
+    IN_W,
+    IN_X,
+    LAST_ROW,
+    PHASE,
+    PLANES,
+    TAP,
+    Geometry,
+    Taps,
+    plan,
+)
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
-    add,
+    broadcast,
+    gather,
     load,
     load_range,
+    load_stride2,
+    load_stride2_range,
+    merge,
     prefetch,
     store,
     store_range,
@@ -57,7 +78,8 @@ from convbench_kernels.numba_cpu.simd import (
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 ROW = NR * LANES  # of a tile spilled to memory
-AHEAD = 8  # steps: from page to page the hardware does not look ahead
+ZERO = np.float32(0.0)
+CHANNELS = 16  # copied at a time: few pages, and a tap's place is looked up once for them
 
 
 # One panel of MR filters on 3, 2 or 1 vectors of pixels. steps[i] = offsets of one (channel, tap) in x and w. Packed
@@ -72,7 +94,7 @@ def _put(t, out, at, row, added):
         tile_store(t, out, at, row)
 
 
-@kernel
+@inline_kernel
 def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
     for i in range(count):
@@ -80,7 +102,7 @@ def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, adde
     _put(t, out, at, out_row, added)
 
 
-@kernel
+@inline_kernel
 def _in_place3(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
     for i in range(count):
@@ -96,7 +118,7 @@ def _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added
         _in_place3(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
-@kernel
+@inline_kernel
 def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
     for i in range(count):
@@ -104,7 +126,7 @@ def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added):
     _put(t, out, at, out_row, added)
 
 
-@kernel
+@inline_kernel
 def _in_place2(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
     for i in range(count):
@@ -120,7 +142,7 @@ def _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added
         _in_place2(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
-@kernel
+@inline_kernel
 def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
     for i in range(count):
@@ -128,7 +150,7 @@ def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added):
     _put(t, out, at, out_row, added)
 
 
-@kernel
+@inline_kernel
 def _in_place1(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
     for i in range(count):
@@ -147,14 +169,6 @@ def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added
 @inline_kernel
 def _put_run(tile, at, count, y, yi, q, g):
     """`count` pixels of a row from column q on: as they are, or the phases of each pixel side by side."""
-    if g.added:
-        whole = count // LANES * LANES
-        for lane in range(0, whole, LANES):
-            store(y, yi + lane, add(load(y, yi + lane), load(tile, at + lane)))
-        if whole < count:
-            total = add(load_range(y, yi + whole, 0, count - whole), load(tile, at + whole))
-            store_range(y, yi + whole, total, 0, count - whole)
-        return
     if g.fan == 1:
         unpack_row(tile, at, count, y, yi, g.y_step)
         return
@@ -199,14 +213,15 @@ def _pixel(v, g):
 
 @inline_kernel
 def _live_taps(taps, first, vectors, g, live):
-    """Taps that meet the image somewhere in the tile, to `live`; says how many, and whether they changed."""
+    """Taps that meet the image somewhere in vectors first, first + 1, ..., to `live`; their number, and whether they
+    changed."""
     if g.row_vectors:
         begin, end = first // g.row_vectors, (first + vectors - 1) // g.row_vectors + 1
     else:
         begin, end = first * LANES // g.pitch, ((first + vectors) * LANES - 1) // g.pitch + 1
     count, changed = 0, False
     for i in range(taps.shape[0]):
-        if taps[i, 2] < end and taps[i, 3] > begin:
+        if taps[i, FIRST_ROW] < end and taps[i, LAST_ROW] > begin:
             changed |= live[count] != i
             live[count] = i
             count += 1
@@ -215,17 +230,17 @@ def _live_taps(taps, first, vectors, g, live):
 
 @kernel
 def _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins):
-    """Offsets in x and w of every (channel, live tap), phase by phase, from begins[phase] on; and for copied tiles."""
+    """Offsets in x and w of every (channel, live tap), phase by phase, from begins[phase] on; and where x is copied."""
     at = first = 0
     for f in range(g.fan):
         begins[f], last = at, first
-        while last < count and taps[live[last], 4] == f:
+        while last < count and taps[live[last], PHASE] == f:
             last += 1
         for c in range(g.c):
             for i in range(first, last):
                 tap = live[i]
-                weight = c * g.w_step + tap * MR if g.pack_w else c * g.w_channel + taps[tap, 1]
-                steps[at, 0], steps[at, 1] = c * x_plane + taps[tap, 0], weight
+                weight = c * g.w_step + tap * MR if g.pack_w else c * g.w_channel + taps[tap, IN_W]
+                steps[at, 0], steps[at, 1] = c * x_plane + taps[tap, IN_X], weight
                 copied_steps[at, 0], copied_steps[at, 1] = at * ROW, weight
                 at += 1
         first = last
@@ -233,22 +248,102 @@ def _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins):
 
 
 @kernel
-def _copy_tiles(x, xi, steps, count, first, tiles, work, at, g):
-    """`tiles` tiles from vector `first` on, of all channels and taps, to [tile][step][NR vectors]: in few pages, and no
-    vector reads beyond the tensor."""
-    whole = g.vectors if g.pack_x else g.p * g.q // LANES
-    for s in range(count):
-        row, ahead = xi + steps[s, 0], steps[min(s + AHEAD, count - 1), 0] - steps[s, 0]
-        for i in range(tiles):
-            to = at + (i * count + s) * ROW
-            for n in range(NR):
-                v = first + i * NR + n
-                source = row + _pixel(v, g)
-                prefetch(x, source + ahead)
-                if v < whole:
-                    store(work, to + n * LANES, load(x, source))
-                elif v < g.vectors:
-                    store(work, to + n * LANES, load_range(x, source, 0, g.p * g.q - v * LANES))
+def _find_runs(first, vectors, g, runs):
+    """The pixels of these vectors, cut where an output row ends: [lane, row, column, pixels]; their number."""
+    count, pixel, end = 0, first * LANES, min(g.p * g.q, (first + vectors) * LANES)
+    while pixel < end:
+        p, q = pixel // g.q, pixel % g.q
+        pixels = min(LANES, g.q - q, end - pixel)
+        runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = pixel - first * LANES, p, q, pixels
+        count, pixel = count + 1, pixel + pixels
+    return count
+
+
+@kernel
+def _find_places(taps, live, count, runs, run_count, g, places):
+    """Where each tap reads each run: [offset in a plane of x, lanes lo and hi inside the image, whether all are]."""
+    for i in range(count):
+        eh, ew = taps[live[i], EH], taps[live[i], EW]
+        for r in range(run_count):
+            h, v = runs[r, 1] * g.stride_h + eh, runs[r, 2] * g.stride_w + ew
+            lo, hi = -(v // g.stride_w) if v < 0 else 0, min(runs[r, 3], (g.w - 1 - v) // g.stride_w + 1)
+            if h < 0 or h >= g.h:
+                hi = 0
+            at = i * run_count + r
+            places[at, 0], places[at, 1], places[at, 2] = h * g.w + v, lo, hi
+            places[at, 3] = lo == 0 and hi == runs[r, 3]
+
+
+@inline_kernel
+def _read_run(x, at, step, lo, hi, whole):
+    """A vector of x[at :: step]: all of it, or lanes [lo, hi) with zeros before; those behind are of no account."""
+    if step == 1:
+        return load(x, at) if whole else load_range(x, at, lo, hi)
+    if step == 2:
+        return load_stride2(x, at) if whole else load_stride2_range(x, at, lo, hi)
+    return gather(x, at, step, lo, hi)
+
+
+@inline_kernel
+def _copy_terms(x, xi, step, begin, end, taps_of_phase, places, runs, run_count, work, at, g):
+    """Terms [begin, end) of one phase of a tile's sums, a row of NR vectors each; a few channels at a time, tap by tap.
+
+    A vector may reach into the next run, which is written after it, but not into the next row."""
+    row = taps_of_phase * ROW
+    for first in range(begin // taps_of_phase, -(-end // taps_of_phase), CHANNELS):
+        last = first + CHANNELS
+        for i in range(taps_of_phase):
+            c_begin, c_end = max(first, -((i - begin) // taps_of_phase)), min(last, -((i - end) // taps_of_phase))
+            for r in range(run_count):
+                place = i * run_count + r
+                lo, hi, whole = places[place, 1], places[place, 2], places[place, 3]
+                source, to = xi + places[place, 0], at + (i - begin) * ROW + runs[r, 0]
+                left = ROW - runs[r, 0]
+                inside = c_end if whole and left >= LANES and source + (c_end - 1) * g.x_plane + (LANES - 1) * step < g.x_size else c_begin
+                for c in range(c_begin, inside):
+                    if i == 0:
+                        prefetch(x, source + (c + CHANNELS) * g.x_plane)
+                    store(work, to + c * row, _read_run(x, source + c * g.x_plane, step, lo, hi, True))
+                for c in range(max(c_begin, inside), c_end):
+                    value = _read_run(x, source + c * g.x_plane, step, lo, hi, False) if lo < hi else broadcast(ZERO)
+                    store(work, to + c * row, merge(value, load(work, to + c * row), left))
+
+
+@kernel
+def _copy_tile(x, xi, taps, live, begins, n, slices, first, vectors, work, at, runs, places, g):
+    """Slice n of the sums of a tile's pixels, phase after phase."""
+    run_count = _find_runs(first, vectors, g, runs)
+    _find_places(taps, live, begins[g.fan] // g.c, runs, run_count, g, places)
+    for f in range(g.fan):
+        lo, hi = share(begins[f + 1] - begins[f], n, slices)
+        if lo < hi:
+            own, taps_of_phase = places[begins[f] // g.c * run_count :], (begins[f + 1] - begins[f]) // g.c
+            if g.stride_w == 1:
+                _copy_terms(x, xi, 1, lo, hi, taps_of_phase, own, runs, run_count, work, at, g)
+            elif g.stride_w == 2:
+                _copy_terms(x, xi, 2, lo, hi, taps_of_phase, own, runs, run_count, work, at, g)
+            else:
+                _copy_terms(x, xi, g.stride_w, lo, hi, taps_of_phase, own, runs, run_count, work, at, g)
+            at += (hi - lo) * ROW
+
+
+@kernel
+def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
+    """The pixels behind the last vector, filters [begin, end): where one would be nearly empty."""
+    terms = g.c * taps.shape[0]
+    for pixel in range(g.p * g.q - g.tail, g.p * g.q):
+        to, h, v = at, pixel // g.q * g.stride_h, pixel % g.q * g.stride_w
+        for c in range(g.c):
+            for i in range(taps.shape[0]):
+                row, column = h + taps[i, EH], v + taps[i, EW]
+                inside = 0 <= row < g.h and 0 <= column < g.w
+                work[to] = x[xi + c * g.x_plane + row * g.w + column] if inside else ZERO
+                to += 1
+        for m in range(begin, end, DOTS):
+            filters = min(DOTS, end - m)
+            dot_filters(
+                w, wi + m * terms, terms, work, at, y, yi + m * g.y_plane + pixel, g.y_plane, bias, k + m, filters
+            )
 
 
 @inline_kernel
@@ -264,27 +359,26 @@ def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, adde
 
 
 @kernel
-def _strip(x, xi, w, wi, panel_step, y, yi, bias, k, work, tile_at, steps, begins, first, vectors, d1, d2,
-           panel, panels, g):  # fmt: skip
-    """Panels [panel, panel + panels) of filters on one tile of pixels, slice by slice of the sum."""
+def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums_step, steps, begins, n, slices,
+           first, vectors, d1, d2, panel, panels, g):  # fmt: skip
+    """Slice n of the sums of one tile, for panels [panel, panel + panels) of filters."""
     gapless = g.q == g.row_vectors * LANES if g.row_vectors else g.q == g.pitch
     direct = gapless and g.fan == 1 and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
-    slices, nothing = max(1, -(-begins[g.fan] // (g.slice * g.fan))), np.zeros(MR, np.float32)
-    for n in range(slices):
-        for i in range(panel, panel + panels):
-            rows = min(MR, g.k - i * MR)
-            a, target = wi + i * panel_step, yi + i * MR * g.y_plane
-            start, b = (nothing, 0) if n else (bias, k + i * MR)
-            whole = direct and rows == MR  # then there is one phase
-            spilled = tile_at + (i - panel) * g.fan * MR * ROW if slices > 1 else tile_at
-            for f in range(g.fan):
-                lo, hi = share(begins[f + 1] - begins[f], n, slices)
-                own = steps[begins[f] + lo : begins[f] + hi]
-                out, at, row = (y, target + first * LANES, g.y_plane) if whole else (work, spilled + f * MR * ROW, ROW)
-                added = g.added + n if whole else n
-                _panel(vectors, w, a, x, xi, d1, d2, own, start, b, out, at, row, added, g)
-            if n == slices - 1 and not whole:
-                _write(work, spilled, y, target, rows, first, vectors, g)
+    nothing = np.zeros(MR, np.float32)
+    for i in range(panel, panel + panels):
+        rows = min(MR, g.k - i * MR)
+        a, target, sums = wi + i * panel_step, yi + i * MR * g.y_plane, sums_at + (i - panel) * sums_step
+        start, b = (nothing, 0) if n else (bias, k + i * MR)
+        whole, done = direct and rows == MR, 0  # whole: then there is one phase
+        for f in range(g.fan):
+            lo, hi = share(begins[f + 1] - begins[f], n, slices)
+            own = steps[begins[f] + lo : begins[f] + hi]
+            source = xi + (done - begins[f] - lo) * ROW if copied else xi
+            done += hi - lo
+            out, at, row = (y, target + first * LANES, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
+            _panel(vectors, w, a, x, source, d1, d2, own, start, b, out, at, row, n, g)
+        if n == slices - 1 and not whole:
+            _write(work, sums, y, target, rows, first, vectors, g)
 
 
 @kernel
@@ -292,77 +386,75 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
     """One thread's share of a block of images. bias has groups * panels * MR entries."""
     g = record(Geometry, g_at)
     tiles = -(-g.vectors // NR)
-    per_image = tiles * g.panels
-    at, end = share(images * g.groups * per_image, thread, threads)
-    panel_step = g.w_panel if g.pack_w else g.w_row * MR
-    tile_at = g.panel_at + thread * g.panel_size
-    copy_at = tile_at + g.spilled * g.fan * MR * ROW + LANES
+    per_unit = tiles * g.panels
+    at, end = share(images * g.groups * per_unit, thread, threads)
     live = np.full(taps.shape[0] + 1, -1)
-    steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.empty(g.fan + 1, np.int64)
+    steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.zeros(g.fan + 1, np.int64)
     copied_steps = np.empty_like(steps)
-    together = g.copy_tiles if g.copy_tiles else tiles
-    steps_taps = copied_unit = copied = -1
+    runs, places = np.empty((ROW, 4), np.int64), np.empty((taps.shape[0] * ROW, 4), np.int64)
+    sums_at, known = g.panel_at + thread * g.panel_size, -1
+    copy_at = sums_at + g.sums_size
     while at < end:
-        unit, rest = at // per_image, at % per_image
+        unit, rest = at // per_unit, at % per_unit
         image, group = unit // g.groups, unit % g.groups
-        start = rest // (together * g.panels) * together
-        rest -= start * g.panels
-        in_group = min(together, tiles - start)
-        first_panel = rest // (g.panel_block * in_group) * g.panel_block
-        rest -= first_panel * in_group
-        in_block = min(g.panel_block, g.panels - first_panel)
-        tile, panel = start + rest // in_block, rest % in_block
-        first, panels = tile * NR, min(in_block - panel, end - at)
-        vectors = min(NR, g.vectors - first)
-        pixel = _pixel(first, g)
-
-        source, x_plane = (work, g.x_plane) if g.pack_x else (x, g.x_plane)
-        if g.pack_x:
-            xi = g.x_at + (image * g.groups + group) * g.c * x_plane
+        tile = rest // (g.together * g.panels) * g.together
+        in_group, begun = min(g.together, tiles - tile), unit * per_unit + tile * g.panels
+        panel, last = (at - begun) // in_group, min(g.panels, (end - begun) // in_group)  # as the thread before ends
+        panels, at = last - panel, begun + in_group * g.panels
+        count, changed = _live_taps(taps, tile * NR, min(in_group * NR, g.vectors - tile * NR), g, live)
+        if changed or count != known:
+            _fill_steps(taps, live, count, g.x_plane, g, steps, copied_steps, begins)
+            known = count
+        if g.source == PLANES:
+            source, xi = work, g.x_at + (image * g.groups + group) * g.c * g.x_plane
         else:
-            xi = ((first_image + image) * g.groups + group) * g.c * x_plane
-        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
-        copy = g.copy_tiles or (not g.pack_x and xi + pixel + (g.c - 1) * x_plane + vectors * LANES > g.x_size)
-        if copy:
-            count, changed = _live_taps(taps, 0, g.vectors, g, live)
-        else:
-            count, changed = _live_taps(taps, first, vectors, g, live)
-        if changed or count != steps_taps:
-            _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins)
-            steps_taps = count
-        own = copied_steps if copy else steps
-        if copy:
-            begin, number = (start, in_group) if g.copy_tiles else (tile, 1)
-            if unit != copied_unit or begin != copied:
-                _copy_tiles(source, xi, steps, begins[g.fan], begin * NR, number, work, copy_at, g)
-                copied_unit, copied = unit, begin
-            source, xi = work, copy_at + (tile - begin) * begins[g.fan] * ROW
-            d1, d2 = LANES, 2 * LANES
-        else:
-            xi += pixel
-
+            source, xi = x, ((first_image + image) * g.groups + group) * g.c * g.x_plane
         if g.pack_w:
-            weights, wi = work, g.w_at + group * g.panels * panel_step + g.w_first
+            weights, wi, panel_step = work, g.w_at + group * g.panels * g.w_panel, g.w_panel
         else:
-            weights, wi = w, group * g.w_group
+            weights, wi, panel_step = w, group * g.w_group, g.w_row * MR
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
-        _strip(source, xi, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work, tile_at, own,
-               begins, first, vectors, d1, d2, first_panel + panel, panels, g)  # fmt: skip
-        at += panels
+        if g.tail and tile + in_group == tiles:
+            tail_at, filters = sums_at + g.panel_size - LANES - g.c * taps.shape[0], min(g.k, last * MR)
+            _add_tail(source, xi, weights, wi, y, yi, bias, group * g.panels * MR, panel * MR, filters, taps, work,
+                      tail_at, g)  # fmt: skip
+        slices = max(1, -(-begins[g.fan] // g.slice))
+        kept = g.fan * MR * ROW * (slices > 1)  # partial sums of one tile and panel
+        for block in range(panel, panel + panels, g.panel_block):
+            own_panels = min(g.panel_block, panel + panels - block)
+            for n in range(slices):
+                for i in range(in_group):
+                    first = (tile + i) * NR
+                    vectors, pixel = min(NR, g.vectors - first), _pixel(first, g)
+                    beyond = g.source == IN_PLACE and xi + pixel + (g.c - 1) * g.x_plane + vectors * LANES > g.x_size
+                    copied = g.source == COPIED or beyond
+                    to = copy_at + i * (begins[g.fan] // slices + g.fan) * ROW * (g.source == COPIED)
+                    if beyond or (g.source == COPIED and (slices > 1 or block == panel)):
+                        _copy_tile(source, xi, taps, live, begins, n, slices, first, vectors, work, to, runs, places, g)
+                    if copied:
+                        d1, d2 = LANES, 2 * LANES
+                        _strip(work, to, True, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work,
+                               sums_at + i * kept, kept * g.together, copied_steps, begins, n, slices, first, vectors,
+                               d1, d2, block, own_panels, g)  # fmt: skip
+                    else:
+                        d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
+                        _strip(source, xi + pixel, False, weights, wi, panel_step, y, yi, bias, group * g.panels * MR,
+                               work, sums_at, 0, steps, begins, n, slices, first, vectors, d1, d2, block, own_panels,
+                               g)  # fmt: skip
 
 
 @kernel
 def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, threads):
     """One thread's share of packing: weights before the first block of images, and that block."""
     g = record(Geometry, g_at)
-    if g.pack_w == 1 and first_image == 0:
+    if g.pack_w and first_image == 0:
         begin, end = share(g.groups * g.panels, thread, threads)
         size = g.c * taps.shape[0] * MR
         for i in range(begin, end):
             first = i % g.panels * MR
             wi = i // g.panels * g.w_group + first * g.w_row
             pack_panel(w, wi, min(MR, g.k - first), g.w_row, g.c, g.w_channel, taps, work, g.w_at + i * size)
-    if g.pack_x and not packed:
+    if g.source == PLANES and not packed:
         channels = g.groups * g.c
         begin, end = share(images * channels, thread, threads)
         for i in range(begin, end):
@@ -379,43 +471,20 @@ def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, ph
     packed: 1 where the pass before has left its padded x, for this one too."""
     g = record(Geometry, g_at)
     x, w, y, bias, work = floats(x_at), floats(w_at), floats(y_at), floats(bias_at), floats(work_at)
-    taps, phases = table(taps_at, taps_count, 5), table(phases_at, phases_count, 2)
+    taps, phases = table(taps_at, taps_count, TAP), table(phases_at, phases_count, 2)
     for first in range(0, g.images, g.block):
         images = min(g.block, g.images - first)
-        if (g.pack_x and not packed) or (g.pack_w == 1 and first == 0):
+        if (g.source == PLANES and not packed) or (g.pack_w and first == 0):
             for t in prange(threads):
                 _pack(x, w, work, taps, phases, g_at, first, images, packed, t, threads)
         for t in prange(threads):
             _compute(x, w, y, bias, work, taps, g_at, first, images, t, threads)
 
 
-@kernel
-def _keep_share(w, work, taps, channels, g_at, thread, threads):
-    g = record(Geometry, g_at)
-    begin, end = share(g.groups * g.panels, thread, threads)
-    for i in range(begin, end):
-        first = i % g.panels * MR
-        wi = i // g.panels * g.w_group + first * g.w_row
-        for tap in range(taps.shape[0]):
-            at = g.w_at + (tap * g.groups * g.panels + i) * g.w_panel
-            pack_panel(w, wi, min(MR, g.k - first), g.w_row, channels, g.w_channel, taps[tap : tap + 1], work, at)
+def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
+    """run(x, w, bias=None) -> y of `shape`, written by one pass or, phase by phase, by several.
 
-
-@parallel_kernel
-def keep_weights(w_at, work_at, taps_at, taps_count, channels, g_at, threads):
-    """Packs the weights of all taps and channels for the passes that follow; g of one of them."""
-    w, work, taps = floats(w_at), floats(work_at), table(taps_at, taps_count, 2)
-    for t in prange(threads):
-        _keep_share(w, work, taps, channels, g_at, t, threads)
-
-
-def convolution(
-    passes: Sequence[Taps], shape: tuple[int, ...], kept: Taps | None = None
-) -> Callable[..., torch.Tensor]:
-    """run(x, w, bias=None) -> y of `shape`, written by one pass, or by several that share it (stride phases, taps).
-
-    x, w, bias are float32 tensors; in a data gradient x is dy and y is dx. kept: all taps and channels, whose weights
-    are packed once for all passes.
+    x, w, bias are float32 tensors; in a data gradient x is dy and y is dx.
     """
     plans = [plan(t) for t in passes]
     first = plans[0].geometry
@@ -423,11 +492,8 @@ def convolution(
     no_bias = torch.zeros(padded)
     size = max(p.size(1) for p in plans)
     per_thread = max(p.geometry.panel_size for p in plans)
-    if kept:
-        offsets = np.array([(0, at) for at in kept.weights], np.int64)
-        keep = addresses(offsets, len(offsets), kept.c, integers_of(plans[0].geometry))
     before = [False, *(p.shares_x(q) for q, p in pairwise(plans))]
-    tables = [(int(x), p.geometry.added, p.addresses()) for x, p in zip(before, plans, strict=True)]
+    tables = [(int(x), p.addresses()) for x, p in zip(before, plans, strict=True)]
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         y, threads, start = torch.empty(shape), get_num_threads(), no_bias
@@ -436,11 +502,9 @@ def convolution(
             start[:, : first.k] = dense(bias).view(first.groups, first.k)
         x, w = dense(x), dense(w)
         work = workspace(size + (threads - 1) * per_thread)
-        at, none = (x.data_ptr(), w.data_ptr(), y.data_ptr()), no_bias.data_ptr()
-        if kept:
-            keep_weights(w.data_ptr(), work.data_ptr(), *keep, threads)
-        for packed, added, constants in tables:
-            convolve(*at, none if added else start.data_ptr(), work.data_ptr(), packed, *constants, threads)
+        operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), start.data_ptr(), work.data_ptr())
+        for packed, constants in tables:
+            convolve(*operands, packed, *constants, threads)
         return y
 
     return run

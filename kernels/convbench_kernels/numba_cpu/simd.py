@@ -14,6 +14,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     v = broadcast(s)                all lanes s
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
     v = fma(a, b, c)                a*b + c; fused where the CPU can (tiles.ISA.fma)
+    v = merge(a, b, n)              the first n lanes of a, the others of b
     v = add(a, b)  sub(a, b)  mul(a, b)  maximum(a, b)   maximum returns NaN if either is
     transpose(x, i, row, y, j, out)    y[j + a*out + b] = x[i + b*row + a] for a, b < LANES
     s = sum_lanes(v)                in pairs, a fixed order
@@ -340,6 +341,14 @@ def maximum(typingctx, a, b):
         return builder.select(builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a)), a, b)
 
     return VECTOR(VECTOR, VECTOR), codegen
+
+
+@intrinsic
+def merge(typingctx, a, b, n):
+    def codegen(context, builder, signature, args):
+        return builder.select(_mask(builder, ir.Constant(args[2].type, 0), args[2]), *args[:2])
+
+    return VECTOR(VECTOR, VECTOR, types.intp), codegen
 
 
 @intrinsic

@@ -28,11 +28,10 @@ config: Any = _config  # Numba fills it in at import: no names for a type checke
 class Isa:
     """name; lanes: float32 in a vector; fma: has fused multiply-add; mr, nr: the register tile (nr in vectors).
 
-    cache_block  bytes kept in L2 while others stream by: a block of weights, a group of pixel tiles
+    cache_block  bytes kept in L2 while others stream by: a block of weights, a group of copied tiles
     in_place     tiles of pixels up to which weights are read where they are: packing costs more
-    copied       terms of a sum (channels x taps) from which a tile's pixels are copied side by side ...
-    copies_taps  ... and whether for other kernels than 1 x 1 too: small L1 and few registers
-    longest      terms of such a sum that are added up at a time, so that their pixels stay in L1"""
+    copied       channels of a 1 x 1 kernel from which a tile's pixels are copied side by side
+    longest      terms of a sum of copied pixels that are added up at a time"""
 
     name: str
     lanes: int
@@ -42,17 +41,16 @@ class Isa:
     cache_block: int
     in_place: int
     copied: int
-    copies_taps: bool
     longest: int
 
 
 TABLE = (
-    #   name      lanes  fma    mr  nr  cache_block  in_place  copied  copies_taps  longest  registers: sums, x, weight
-    Isa("avx512", 16,    True,  8,  3,  384 * 1024,  128,      256,    False,       640),  # 32: 24 + 3 (+ 1)
-    Isa("avx2",   8,     True,  4,  3,  128 * 1024,  40,       32,     True,        192),  # 16: 12 + 3 + 1
-    Isa("avx",    8,     False, 4,  2,  128 * 1024,  40,       32,     True,        256),  # 16: 8 + 2 + 1 + product
-    Isa("neon",   4,     True,  8,  3,  128 * 1024,  40,       32,     True,        256),  # 32: 24 + 3 + 1
-    Isa("sse2",   4,     False, 4,  2,  128 * 1024,  40,       32,     True,        256),  # 16: 8 + 2 + 1 + product
+    #   name      lanes  fma    mr  nr  cache_block  in_place  copied  longest  registers: sums, x, weight
+    Isa("avx512", 16,    True,  8,  3,  600 * 1024,  128,      256,    1280),  # 32: 24 + 3 (+ 1)
+    Isa("avx2",   8,     True,  4,  3,  128 * 1024,  40,       32,     192),  # 16: 12 + 3 + 1
+    Isa("avx",    8,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
+    Isa("neon",   4,     True,  8,  3,  128 * 1024,  40,       32,     256),  # 32: 24 + 3 + 1
+    Isa("sse2",   4,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
 )  # fmt: skip
 
 

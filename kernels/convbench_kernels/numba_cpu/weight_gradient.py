@@ -42,7 +42,7 @@ from convbench_kernels.numba_cpu.arguments import (
     record,
     table,
 )
-from convbench_kernels.numba_cpu.geometry import Geometry, Taps, plan
+from convbench_kernels.numba_cpu.geometry import PLANES, Geometry, Taps, in_place_or_planes, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.simd import offsets, tile_add, tile_fma_rows, tile_store, tile_zero, transpose
@@ -101,8 +101,8 @@ class ReductionPlan:
 
 def plan_reduction(t: Taps) -> ReductionPlan:
     """Choose packing, tiling and blocks for the weight gradient of the forward pass `t`."""
-    forward = plan(t)
-    g, taps = forward.geometry, forward.taps
+    forward = plan(t, in_place_or_planes(t))
+    g, taps, packed = forward.geometry, forward.taps, forward.geometry.source == PLANES
     pairs = g.c * len(taps)
     rows = -(-max(pairs, 1) // MR) * MR
     row_x, row_w = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
@@ -111,10 +111,10 @@ def plan_reduction(t: Taps) -> ReductionPlan:
 
     k_stride = -(-g.k // LANES) * LANES
     k_tiles = -(-k_stride // (NR * LANES))
-    image_bytes = 4 * g.groups * (g.pack_x * g.c * g.x_plane + g.p * g.q * k_stride)
+    image_bytes = 4 * g.groups * (packed * g.c * g.x_plane + g.p * g.q * k_stride)
     block = max(1, min(g.images, PACKED_BYTES // image_bytes))
     x_image = g.groups * g.c * g.x_plane
-    x_size = (block * x_image + g.pitch + LANES) * g.pack_x
+    x_size = (block * x_image + g.pitch + LANES) * packed
     dy_size = block * g.groups * g.p * g.q * k_stride
     pixel = (np.arange(g.p)[:, None] * g.pitch + np.arange(g.q)).ravel()
     pixel_x = (np.arange(block)[:, None] * x_image + pixel).ravel()
@@ -193,7 +193,7 @@ def _pack(x, dy, work, phases, g_at, r_at, first_image, images, thread, threads)
         source = ((first_image + image) * r.groups + group) * r.k * r.pixels
         target = r.dy_at + (group * images + image) * r.pixels * r.k_stride
         _transpose(dy, source, work, target, m, min(r.pixels, m + LANES), r)
-    if g.pack_x:
+    if g.source == PLANES:
         channels = r.groups * r.c
         begin, end = share(images * channels, thread, threads)
         for i in range(begin, end):
@@ -222,7 +222,7 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
     g, r = record(Geometry, g_at), record(Reduction, r_at)
     panels = r.rows // MR
     at_tile, end = share(r.groups * r.k_tiles * panels, thread, threads)
-    source, xi = (work, 0) if g.pack_x else (x, first_image * r.x_image)
+    source, xi = (work, 0) if g.source == PLANES else (x, first_image * r.x_image)
     own = np.int64(thread)  # prange counts in uint64, which would make an index a float
     pixels = images * r.pixels
     while at_tile < end:

@@ -552,9 +552,13 @@ def cost(problem: Problem) -> tuple[float, float]:
         + problem.c * float((-(-rows[:, COUNT] // LANES) * 380 + 100 + 200 * strided).sum())
         + problem.k * vectors * (550 + 400 * strided)
     )
-    (p, q), (_, pad_w) = problem.output, problem.padding
-    pixels = problem.images * -(-p * (q + max(0, pad_w)) // LANES)
-    return products + transforms, 1.1 * 9 * filters * problem.c * pixels
+    p, q = problem.output
+    rows_met = sum(  # direct skips a tap where it meets no image
+        min(p, problem.source[0] + problem.padding[0] - r * problem.dilation[0]) - max(0, problem.padding[0] - r * problem.dilation[0])
+        for r in range(3)
+    )
+    pixels = problem.images * -(-rows_met * q // LANES)
+    return products + transforms, 1.1 * 3 * filters * problem.c * pixels
 
 
 def supports(case: Case) -> str:
