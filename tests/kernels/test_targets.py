@@ -8,7 +8,7 @@ import pytest
 from convbench.case import Case
 from convbench.spec import ConvSpec
 from convbench.verify import Checker
-from convbench_kernels.numba_cpu import auto, jit, taps, tiles, winograd
+from convbench_kernels.numba_cpu import auto, direct, jit, tiles, winograd
 from tests.kernels.targets import NARROWER, TARGETS
 
 SHAPES = (
@@ -36,7 +36,7 @@ def main():
         Case(ConvSpec.create(**shape), p) for shape in SHAPES for p in ("forward", "data_gradient", "weight_gradient")
     ]
     found = [wrong(auto.IMPLEMENTATION, case) for case in cases if not auto.supports(case)]
-    for implementation in (winograd.IMPLEMENTATION, taps.IMPLEMENTATION):
+    for implementation in (winograd.IMPLEMENTATION, direct.IMPLEMENTATION):
         found += [wrong(implementation, Case(ConvSpec.create(**WINOGRAD), p)) for p in ("forward", "data_gradient")]
     assert tiles.ISA.name == sys.argv[1]
     text = "\n".join(filter(None, found))

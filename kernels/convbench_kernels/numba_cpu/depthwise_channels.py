@@ -15,7 +15,7 @@ from convbench_kernels.numba_cpu.jit import inline_kernel, kernel
 from convbench_kernels.numba_cpu.simd import fma, load, store, transpose
 from convbench_kernels.numba_cpu.tiles import LANES
 
-TOGETHER = 4
+TOGETHER = 8
 
 
 @inline_kernel
@@ -62,18 +62,18 @@ def convolve_block(taps, begin, end, weights, bias, k, scratch, padded, pitch, s
     for p in range(rows):
         for q in range(0, cols, TOGETHER):
             at = padded + (p * stride_h * pitch + q * stride_w) * LANES
-            a0 = a1 = a2 = a3 = start
+            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = start
             for t in range(begin, end):
                 i, weight = at + taps[t, 5], load(scratch, weights + t * LANES)
                 a0 = fma(load(scratch, i), weight, a0)
                 a1 = fma(load(scratch, i + step), weight, a1)
                 a2 = fma(load(scratch, i + 2 * step), weight, a2)
                 a3 = fma(load(scratch, i + 3 * step), weight, a3)
-            to, next_ = (out + p * out_row + q * out_step) * LANES, out_step * LANES
-            store(scratch, to, a0)
-            if q + 1 < cols:
-                store(scratch, to + next_, a1)
-            if q + 2 < cols:
-                store(scratch, to + 2 * next_, a2)
-            if q + 3 < cols:
-                store(scratch, to + 3 * next_, a3)
+                a4 = fma(load(scratch, i + 4 * step), weight, a4)
+                a5 = fma(load(scratch, i + 5 * step), weight, a5)
+                a6 = fma(load(scratch, i + 6 * step), weight, a6)
+                a7 = fma(load(scratch, i + 7 * step), weight, a7)
+            to, next_, left = (out + p * out_row + q * out_step) * LANES, out_step * LANES, cols - q
+            for m, value in enumerate((a0, a1, a2, a3, a4, a5, a6, a7)):
+                if m < left:
+                    store(scratch, to + m * next_, value)

@@ -1,6 +1,8 @@
 """1 x 1 convolution of a 1 x 1 map (squeeze-and-excite, pooled branches): matrix times vector, or a few vectors.
 
-    y[n, k] = bias[k] + sum_c w[k, c] * x[n, c]
+    forward          y[n, k]  = bias[k] + sum_c w[k, c] * x[n, c]
+    data gradient    dx[n, c] = sum_k w[k, c] * dy[n, k]
+    weight gradient  dw[k, c] = sum_n dy[n, k] * x[n, c]
 
 Every weight is used once an image, so the vector runs along C, where w is contiguous. It lives on the bandwidth of w;
 small ones run on the calling thread, because a second one takes longer to start than they last.
@@ -9,19 +11,33 @@ small ones run on the calling thread, because a second one takes longer to start
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numba import get_num_threads, prange
 
-from convbench.plugin import ConvSpec
+from convbench.plugin import Case, Pass
 from convbench_kernels.numba_cpu.arguments import dense, floats
 from convbench_kernels.numba_cpu.jit import kernel, parallel_kernel, share
-from convbench_kernels.numba_cpu.simd import broadcast, fma, load, load_range, sum_lanes
+from convbench_kernels.numba_cpu.simd import (
+    broadcast,
+    fma,
+    load,
+    load_range,
+    store_range,
+    sum_lanes,
+    tile_fma,
+    tile_store,
+    tile_zero,
+)
 from convbench_kernels.numba_cpu.tiles import LANES
 
 SERIAL = 1 << 15  # weights up to which one thread does it all
 TOGETHER = 4  # filters a pass: each vector of x is loaded once for them
+COLUMNS = 8  # vectors of dx a pass: as many independent sums as an FMA's latency needs
+BLOCK = COLUMNS * LANES
+ZERO = np.float32(0.0)
 
 
 @kernel
@@ -58,23 +74,77 @@ def multiply(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
             dot_filters(w, first * c, c, x, n * c, y, n * k + first, 1, bias, first, min(TOGETHER, k - first))
 
 
+@kernel
+def multiply_transposed(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
+    """The data gradient: x is dy, y is dx; one thread's share of the columns of w. bias is not used."""
+    x, w, y = floats(x_at), floats(w_at), floats(y_at)
+    begin, end = share(-(-c // BLOCK), thread, threads)
+    for first in range(begin * BLOCK, min(c, end * BLOCK), BLOCK):
+        for n in range(images):
+            if first + BLOCK <= c:
+                t = tile_zero(1, COLUMNS)
+                for i in range(k):
+                    t = tile_fma(t, x, n * k + i, 1, w, i * c + first)
+                tile_store(t, y, n * c + first, 1)
+                continue
+            for at in range(first, c, LANES):
+                total, left = broadcast(ZERO), c - at
+                for i in range(k):
+                    total = fma(load_range(w, i * c + at, 0, left), broadcast(x[n * k + i]), total)
+                store_range(y, n * c + at, total, 0, left)
+
+
+@kernel
+def outer(x_at, dy_at, dw_at, bias_at, images, c, k, thread, threads):
+    """The weight gradient: one thread's share of the filters. bias is not used."""
+    x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
+    begin, end = share(k, thread, threads)
+    for i in range(begin, end):
+        for at in range(0, c, LANES):
+            total, left = broadcast(ZERO), c - at
+            for n in range(images):
+                total = fma(load_range(x, n * c + at, 0, left), broadcast(dy[n * k + i]), total)
+            store_range(dw, i * c + at, total, 0, left)
+
+
 @parallel_kernel
 def multiply_shared(x_at, w_at, y_at, bias_at, images, c, k, threads):
     for t in prange(threads):
         multiply(x_at, w_at, y_at, bias_at, images, c, k, t, threads)
 
 
-def gemv(spec: ConvSpec) -> Callable[..., torch.Tensor]:
-    """run(x, w, bias=None) -> y (N, K, 1, 1)."""
-    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, spec.y_shape, torch.zeros(spec.k)
+@parallel_kernel
+def multiply_transposed_shared(x_at, w_at, y_at, bias_at, images, c, k, threads):
+    for t in prange(threads):
+        multiply_transposed(x_at, w_at, y_at, bias_at, images, c, k, t, threads)
 
-    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), torch.empty(shape)
-        at = (x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr())
+
+@parallel_kernel
+def outer_shared(x_at, dy_at, dw_at, bias_at, images, c, k, threads):
+    for t in prange(threads):
+        outer(x_at, dy_at, dw_at, bias_at, images, c, k, t, threads)
+
+
+KERNELS: dict[Pass, tuple[Any, Any]] = {
+    "forward": (multiply, multiply_shared),
+    "data_gradient": (multiply_transposed, multiply_transposed_shared),
+    "weight_gradient": (outer, outer_shared),
+}
+
+
+def gemv(case: Case) -> Callable[..., torch.Tensor]:
+    """run(a, b, bias=None) on the pass's two operands, in the order of Case.operand_names."""
+    spec = case.spec
+    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], torch.zeros(spec.k)
+    alone, shared = KERNELS[case.pass_]
+
+    def run(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        a, b, bias, y = dense(a), dense(b), no_bias if bias is None else dense(bias), torch.empty(shape)
+        at = (a.data_ptr(), b.data_ptr(), y.data_ptr(), bias.data_ptr())
         if c * k <= SERIAL:
-            multiply(*at, images, c, k, 0, 1)
+            alone(*at, images, c, k, 0, 1)
         else:
-            multiply_shared(*at, images, c, k, get_num_threads())
+            shared(*at, images, c, k, get_num_threads())
         return y
 
     return run

@@ -175,9 +175,10 @@ class Plan:
 
 
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
-SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side
+SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side and outgrow L2
 SHARED = 4  # panels that must share a copy of a tile's pixels
 TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
+FEW = 16  # channels below which finding out where a tile's pixels lie costs more than padded planes
 TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
 
 
@@ -245,9 +246,9 @@ def _is_in_place(t: Taps, live: list[tuple[int, ...]]) -> bool:
 
 def _source(t: Taps, live: list[tuple[int, ...]], panels: int) -> int:
     in_place = _is_in_place(t, live)
-    if not live or (panels < SHARED and not in_place):
+    if not live or ((panels < SHARED or t.c < FEW) and not in_place):
         return PLANES
-    return IN_PLACE if in_place and (t.c < ISA.copied or panels < SHARED) else COPIED
+    return IN_PLACE if in_place and (t.c < ISA.copied or panels < SHARED or t.fan > 1) else COPIED
 
 
 def in_place_or_planes(t: Taps) -> int:
@@ -283,7 +284,10 @@ def plan(t: Taps, source: int | None = None) -> Plan:
     vectors = by_row if row_vectors else flat
     terms = t.c * len(live)
 
-    few = t.images * vectors <= NR * (ISA.in_place if t.w_channel < t.w_row else SCATTERED)
+    if t.w_channel < t.w_row:  # a filter's weights lie side by side
+        few = t.images * vectors <= NR * ISA.in_place
+    else:
+        few = t.images * vectors <= NR * SCATTERED or 4 * t.groups * t.k * terms <= ISA.cache_block
     pack_w = int(t.k % MR != 0 or row_vectors > 0 or not few)
     filters_dense = list(table[:, IN_W]) == list(range(t.w_channel)) and t.w_row == terms
     tail = p * q % LANES
@@ -294,7 +298,8 @@ def plan(t: Taps, source: int | None = None) -> Plan:
 
     slice_ = min(max(1, terms), ISA.longest) if source == COPIED else max(1, terms)
     tile = (slice_ + t.fan) * NR * LANES
-    together = max(1, min(tiles, ISA.cache_block // (4 * max(1, tile)) if source == COPIED else TOGETHER))
+    together = max(1, ISA.cache_block // (4 * tile) if source == COPIED else TOGETHER)
+    together = -(-tiles // max(1, -(-tiles // together)))  # groups of the same size
     sums = together * t.fan * MR * NR * LANES
     sliced = terms > slice_
     panel_block = max(1, min(panels, ISA.cache_block // (4 * (sums if sliced else max(1, w_panel)))))

@@ -3,18 +3,21 @@
     y[n, k, p, q] = bias[k] + sum_c sum_t  w[k, c, t] * x[n, c, p*sh + eh[t], q*sw + ew[t]]
 
 gemm_m = output pixels (the vector axis), gemm_n = filters, gemm_k = channels x taps. x is (N, C, H, W), w has any
-strides, y is written dense or with a step. No im2col matrix exists: a tap is an offset into the padded image.
+strides, y is written dense or with a step. The im2col matrix exists a few tiles at a time, or not at all.
 
-Register tile: MR filters x NR vectors (drawn in tiles.py), accumulated over the whole of gemm_k, taps inside channels,
-so that a channel's rows come from L1 for all taps but the first. Two ways to lay vectors over the pixels:
+Register tile: MR filters x NR vectors (drawn in tiles.py), accumulated over gemm_k, taps inside channels. Where its
+pixels are read (geometry._source):
 
-    flat     a vector runs on through the padding between rows; those lanes are computed and dropped. Small maps fill
-             their vectors: 7 x 7 takes 4 vectors of 16 and not 7.
-    by row   each row starts a vector: less waste where the padding is wide (large dilation).
+    in place   1 x 1: x is the operand
+    copied     a group of tiles at a time, side by side as [term][NR vectors], straight from x: vectors run on over the
+               ends of rows, no lane is spent on padding, any stride is read at unit stride. The copy is shared by all
+               panels of filters. Long sums are copied and added up slice by slice, so that a group stays in L2
+    planes     few panels to share a copy, or few channels: one zero-padded plane per stride phase. A vector runs on
+               through the padding between rows (those lanes are dropped), or starts anew in each row
 
-Blocks: the panels of MR filters that fit half of L2 are applied to all pixels before the next are read. Work is cut
-into (image, group, tile group, panel block, pixel tile, panel) in this order and shared out evenly among the threads:
-each output is computed by one thread, in one order, so that results do not depend on the number of threads.
+Pixels behind the last full vector, where they are few, are dot products with whole filters: of 7 x 7 pixels the 49th
+cost a quarter of the time. Work is shared out evenly among the threads by (tile, panel): each output is computed by one
+thread, in one order, so that results do not depend on the number of threads.
 
 Versions
   1  textbook loops                    textbook.py
@@ -23,8 +26,11 @@ Versions
   4  flat pixels                       small maps no longer leave half of each vector empty
   5  weights read in place when each is used for few pixels: packing cost as much as the arithmetic at 7 x 7
   6  taps that fall on padding for a whole tile are skipped: large dilation
-  7  the pixels of some tiles are copied side by side; 2048 channels were 2048 pages, 0.8 of oneDNN's speed
-  8  long sums in slices whose pixels stay in L1, partial sums in L1 and L2
+  7  deep 1 x 1: tiles of pixels copied side by side; 2048 channels were 2048 pages, 0.8 of oneDNN's speed
+  8  long sums in slices
+  9  tiles copied straight from x for all kernels: 3 x 3 stride 2 from 0.9 to 1.0 - 2.3 of oneDNN's speed, dilated from
+     0.7 to 1.1; a product a tap (numba.taps) was not needed any more
+ 10  last few pixels as dot products: 1 x 1 at 7 x 7 from 0.95 to 1.3
 """
 
 from __future__ import annotations
@@ -94,7 +100,7 @@ def _put(t, out, at, row, added):
         tile_store(t, out, at, row)
 
 
-@inline_kernel
+@kernel
 def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
     for i in range(count):
@@ -102,7 +108,7 @@ def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, adde
     _put(t, out, at, out_row, added)
 
 
-@inline_kernel
+@kernel
 def _in_place3(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
     for i in range(count):
@@ -118,7 +124,7 @@ def _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added
         _in_place3(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
-@inline_kernel
+@kernel
 def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
     for i in range(count):
@@ -126,7 +132,7 @@ def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added):
     _put(t, out, at, out_row, added)
 
 
-@inline_kernel
+@kernel
 def _in_place2(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
     for i in range(count):
@@ -142,7 +148,7 @@ def _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added
         _in_place2(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
 
 
-@inline_kernel
+@kernel
 def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
     for i in range(count):
@@ -150,7 +156,7 @@ def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added):
     _put(t, out, at, out_row, added)
 
 
-@inline_kernel
+@kernel
 def _in_place1(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
     for i in range(count):
@@ -299,7 +305,11 @@ def _copy_terms(x, xi, step, begin, end, taps_of_phase, places, runs, run_count,
                 lo, hi, whole = places[place, 1], places[place, 2], places[place, 3]
                 source, to = xi + places[place, 0], at + (i - begin) * ROW + runs[r, 0]
                 left = ROW - runs[r, 0]
-                inside = c_end if whole and left >= LANES and source + (c_end - 1) * g.x_plane + (LANES - 1) * step < g.x_size else c_begin
+                inside = (
+                    c_end
+                    if whole and left >= LANES and source + (c_end - 1) * g.x_plane + (LANES - 1) * step < g.x_size
+                    else c_begin
+                )
                 for c in range(c_begin, inside):
                     if i == 0:
                         prefetch(x, source + (c + CHANNELS) * g.x_plane)
@@ -362,8 +372,10 @@ def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, adde
 def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums_step, steps, begins, n, slices,
            first, vectors, d1, d2, panel, panels, g):  # fmt: skip
     """Slice n of the sums of one tile, for panels [panel, panel + panels) of filters."""
-    gapless = g.q == g.row_vectors * LANES if g.row_vectors else g.q == g.pitch
-    direct = gapless and g.fan == 1 and g.y_step == 1 and g.y_row == g.q and (first + vectors) * LANES <= g.p * g.q
+    pitch = g.row_vectors * LANES if g.row_vectors else g.pitch
+    p, q = first * LANES // pitch, first * LANES % pitch
+    gapless = pitch == g.q == g.y_row and (first + vectors) * LANES <= g.p * g.q
+    direct = g.fan == 1 and g.y_step == 1 and (gapless or q + vectors * LANES <= g.q)
     nothing = np.zeros(MR, np.float32)
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
@@ -375,7 +387,7 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
             own = steps[begins[f] + lo : begins[f] + hi]
             source = xi + (done - begins[f] - lo) * ROW if copied else xi
             done += hi - lo
-            out, at, row = (y, target + first * LANES, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
+            out, at, row = (y, target + p * g.y_row + q, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
             _panel(vectors, w, a, x, source, d1, d2, own, start, b, out, at, row, n, g)
         if n == slices - 1 and not whole:
             _write(work, sums, y, target, rows, first, vectors, g)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import torch
 
 from convbench_kernels.numba_cpu.jit import inline_kernel
@@ -88,7 +89,9 @@ def pack_panel(w, wi, rows, row, channels, channel, taps, out, at):
     for c in range(channels):
         for t in range(count):
             source, target = wi + c * channel + taps[t, 1], at + (c * count + t) * MR
-            for m in range(rows):
-                out[target + m] = w[source + m * row]
-            for m in range(rows, MR):
-                out[target + m] = 0.0
+            if rows == MR:  # of known length, the loop is unrolled
+                for m in range(MR):
+                    out[target + m] = w[source + m * row]
+            else:
+                for m in range(MR):
+                    out[target + m] = w[source + m * row] if m < rows else np.float32(0.0)

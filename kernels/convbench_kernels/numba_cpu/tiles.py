@@ -46,7 +46,7 @@ class Isa:
 
 TABLE = (
     #   name      lanes  fma    mr  nr  cache_block  in_place  copied  longest  registers: sums, x, weight
-    Isa("avx512", 16,    True,  8,  3,  600 * 1024,  128,      256,    1280),  # 32: 24 + 3 (+ 1)
+    Isa("avx512", 16,    True,  8,  3,  512 * 1024,  4096,     256,    1280),  # 32: 24 + 3 (+ 1)
     Isa("avx2",   8,     True,  4,  3,  128 * 1024,  40,       32,     192),  # 16: 12 + 3 + 1
     Isa("avx",    8,     False, 4,  2,  128 * 1024,  40,       32,     256),  # 16: 8 + 2 + 1 + product
     Isa("neon",   4,     True,  8,  3,  128 * 1024,  40,       32,     256),  # 32: 24 + 3 + 1

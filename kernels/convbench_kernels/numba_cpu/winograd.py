@@ -552,11 +552,8 @@ def cost(problem: Problem) -> tuple[float, float]:
         + problem.c * float((-(-rows[:, COUNT] // LANES) * 380 + 100 + 200 * strided).sum())
         + problem.k * vectors * (550 + 400 * strided)
     )
-    p, q = problem.output
-    rows_met = sum(  # direct skips a tap where it meets no image
-        min(p, problem.source[0] + problem.padding[0] - r * problem.dilation[0]) - max(0, problem.padding[0] - r * problem.dilation[0])
-        for r in range(3)
-    )
+    (p, q), (h, _), pad, step = problem.output, problem.source, problem.padding[0], problem.dilation[0]
+    rows_met = sum(max(0, min(p, h + pad - r * step) - max(0, pad - r * step)) for r in range(3))  # others are skipped
     pixels = problem.images * -(-rows_met * q // LANES)
     return products + transforms, 1.1 * 3 * filters * problem.c * pixels
 
