@@ -140,6 +140,7 @@ def name_sides(sides: Iterable[Side]) -> None:
     sides = list(sides)
     facts: list[Callable[[Side], str]] = [
         lambda side: side.record.machine,
+        lambda side: processor(side.record),
         lambda side: f"{side.threads} thread{'s' * (side.threads != '1')}" if side.threads else "",
         lambda side: side.device,
         lambda side: side.record.environment.versions.get("torch", "") and f"torch {_torch(side)}",
@@ -155,6 +156,13 @@ def name_sides(sides: Iterable[Side]) -> None:
         label = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words[:LONGEST_LABEL])
         used[label] = used.get(label, 0) + 1
         side.label = label if used[label] == 1 else f"{label} ({used[label]})"
+
+
+def processor(record: Record) -> str:
+    """What tells processors of one name apart: vectors, and family/model/stepping. "avx2 25/1/1"."""
+    cpu = record.environment.cpu
+    widest = str((cpu.get("isa") or [""])[-1]).split("_")[0]
+    return f"{widest} {cpu.get('family_model_stepping', '')}".strip()
 
 
 def _torch(side: Side) -> str:

@@ -49,10 +49,13 @@ def detect(with_torch: bool = True, root: Path = Path("/")) -> Environment:
 
 
 def machine_name(cpu: dict[str, Any], gpus: list[dict[str, Any]]) -> str:
-    """Short and safe as a folder: h100-80gb-hbm3, or amd-epyc-2c."""
+    """Short and safe as a folder: h100-80gb-hbm3, amd-epyc-9654-96c; or amd-epyc-f25m17-2c: family and model, where a
+    virtual machine hides the processor's number."""
     if gpus:
         return _slug(str(gpus[0].get("name", "")).removeprefix("NVIDIA")) or "gpu"
     model = re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*|\d+-Core", " ", str(cpu.get("model", platform.machine())))
+    if not re.search(r"\d", model) and (parts := str(cpu.get("family_model_stepping", "")).split("/"))[1:]:
+        model += f" f{parts[0]}m{parts[1]}"
     return f"{_slug(model) or 'cpu'}-{cpu.get('cpus_usable', 1)}c"
 
 

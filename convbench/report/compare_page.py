@@ -8,7 +8,7 @@ from typing import Any
 from convbench.compare import ALL, FASTEST, Comparison
 from convbench.compare.analysis import Advice
 from convbench.compare.environment import differences
-from convbench.compare.sides import Side
+from convbench.compare.sides import Side, processor
 from convbench.report import compare_charts, compared, shell, text
 from convbench.report.tables import peak_lines, value_text
 
@@ -33,7 +33,7 @@ def context(comparison: Comparison, refused: Sequence[str]) -> dict[str, Any]:
     return {
         "sides": comparison.sides, "baseline": comparison.baseline, "others": comparison.others,
         "colours": [compare_charts.colour(n) for n in range(len(comparison.sides))], "most": MOST_AT_ONCE,
-        "machines": len({side.record.machine for side in comparison.sides}),
+        "machines": len({(side.record.machine, processor(side.record)) for side in comparison.sides}),
         "layers": comparison.layers, "in_common": len(comparison.in_common()),
         "groups": comparison.groups, "kinds": list(dict.fromkeys(row.kind for row in rows)),
         "implementations": comparison.implementations, "fastest": FASTEST, "all": ALL,

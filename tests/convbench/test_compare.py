@@ -117,6 +117,16 @@ def test_one_record_with_two_devices_has_two_sides():
     assert comparison.standing(comparison.others[0]).hardware.mean.value == pytest.approx(10)
 
 
+def test_processors_of_one_name_are_told_apart():
+    records = [make_record() for _ in range(2)]
+    for record, cpu in zip(records, (("25/1/1", ["avx2"]), ("25/17/1", ["avx2", "avx512_bf16"])), strict=True):
+        changed = {"family_model_stepping": cpu[0], "isa": cpu[1]}
+        record.environment = msgspec.structs.replace(ENVIRONMENT, cpu=changed)
+    assert [side.label for side in compare(map(stored, records)).sides] == [
+        "synthetic-2c, avx2 25/1/1", "synthetic-2c, avx512 25/17/1",
+    ]  # fmt: skip
+
+
 def test_sides_are_named_by_what_tells_them_apart():
     nights = [("1", 1), ("2", 2), ("2", 2)]
     records = [

@@ -209,6 +209,12 @@ def test_machine_name(model, gpus, expected):
     assert machine_name({"model": model, "cpus_usable": 2}, gpus) == expected
 
 
+def test_processors_that_hide_their_number_have_names_of_their_own():
+    zen3, zen5 = ({"model": "AMD EPYC", "cpus_usable": 2, "family_model_stepping": f} for f in ("25/1/1", "26/2/1"))
+    assert (machine_name(zen3, []), machine_name(zen5, [])) == ("amd-epyc-f25m1-2c", "amd-epyc-f26m2-2c")
+    assert machine_name(zen3 | {"model": "AMD EPYC 7763"}, []) == "amd-epyc-7763-2c"
+
+
 @given(st.text(), st.lists(st.fixed_dictionaries({"name": st.text()}), max_size=1))
 def test_any_machine_name_is_a_safe_folder(model, gpus):
     name = machine_name({"model": model, "cpus_usable": 2}, gpus)
