@@ -106,10 +106,12 @@ def begin(plan: Plan, settings: dict[str, Any], quick: bool = False, command: st
 
 
 def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None,
-            done: Set[int] = frozenset(), noise: Callable[[], list[str]] = list) -> Record:  # fmt: skip
+            done: Set[int] = frozenset(), noise: Callable[[], list[str]] = list,
+            interrupted: Callable[[], object] = bool) -> Record:  # fmt: skip
     """Run the plan's cases, less those whose numbers are in ``done``, adding rows to the record and to the journal.
 
     noise tells what has disturbed the run so far; the journal keeps it, for a kill leaves no other trace of it.
+    interrupted is asked before each case: Python drops an exception that a signal raises inside a finaliser.
     Raises OutputError when the journal cannot be written; KeyboardInterrupt passes through. What was
     finished before is in the journal either way.
     """
@@ -119,6 +121,8 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
         for number, case in enumerate(plan.cases):
             if number in done:
                 continue
+            if interrupted():
+                raise KeyboardInterrupt
             watch = Stopwatch()
             rows = run_case(case, plan, record, progress, watch)
             if journal:

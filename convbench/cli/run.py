@@ -206,15 +206,20 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
-    interrupted, earlier = False, record.warnings
+    interrupted, earlier, signals = False, record.warnings, list[int]()
+
+    def interrupt(number: int, frame: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
 
     def noise() -> list[str]:
         return list(dict.fromkeys((*earlier, *warnings(before, snapshot()))))
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         with live(plan, done) as progress:
-            execute(plan, record, progress, journal, done, noise)
+            execute(plan, record, progress, journal, done, noise, lambda: signals)
         record.complete = True
     except KeyboardInterrupt:
         interrupted = True

@@ -182,6 +182,20 @@ def test_a_finished_case_leaves_no_tensors_in_memory():
         gc.enable()
 
 
+def test_an_interrupt_that_was_swallowed_ends_the_run_before_the_next_case():
+    signals, progress = [], Silent()
+    record = new_record(Environment(machine="m"), [], {})
+
+    def swallows(x, w):
+        signals.append(2)
+        return torch.nn.functional.conv2d(x, w, padding=1)
+
+    plan = Plan(CASES, [REFERENCE, implementation("torch.swallows", swallows)], POLICY, 1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, record, progress, interrupted=lambda: signals)
+    assert {row.case for row in record.rows} == {"c1"}
+
+
 def test_a_kernel_that_fails_while_it_is_timed_is_alone_in_it():
     progress = Silent()
 
