@@ -9,9 +9,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from convbench.errors import ConvbenchError
-from convbench.nn import functional, report
+from convbench.nn import functional
 from convbench.nn.choice import Wanted, encode
-from convbench.nn.report import TORCH, Ran, Report
+from convbench.nn.report import TORCH, Ran, Report, reporting
 
 _OTHERS = {torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose3d}
 
@@ -38,14 +38,15 @@ class use_kernels(TorchFunctionMode):
     def __init__(self, wanted: Wanted = "numba.auto", strict: bool = False) -> None:
         super().__init__()
         self.choice, self.strict, self.report = encode(wanted, strict), strict, Report()
+        self.counting = reporting(self.report)
 
     def __enter__(self) -> Report:  # type: ignore[override]
         super().__enter__()
-        report.begin(self.report)
+        self.counting.__enter__()
         return self.report
 
     def __exit__(self, *error: Any) -> None:
-        report.end()
+        self.counting.__exit__(*error)
         super().__exit__(*error)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:

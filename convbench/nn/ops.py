@@ -15,7 +15,8 @@ they are defined by torch.library.Library and not by custom_op, whose wrappers c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -59,8 +60,7 @@ def _execute(pass_: Pass, operands: tuple[Tensor, ...], x_size: Ints, w_size: In
 
 def _run(chosen: Plan, operands: tuple[Tensor, ...]) -> Tensor:
     _count(chosen.ran)
-    with torch._C.DisableTorchFunction():  # a kernel's own calls are not the model's: no default device, no swapping
-        return _in_layout(chosen.run(*operands), operands)
+    return _in_layout(chosen.run(*operands), operands)
 
 
 def _count(ran: Ran) -> None:
@@ -205,6 +205,17 @@ def _separable_flops(x: Ints, w1: Ints, w2: Ints, *rest: Any, out_shape: Ints, *
     return 2 * pixels * (prod(w1) + prod(w2))
 
 
+def _undisturbed(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a kernel calls is not the model's: no function mode (another use_kernels, a default device) sees it."""
+
+    @wraps(compute)
+    def run(*arguments: Any) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return compute(*arguments)
+
+    return run
+
+
 # One line an operator -----------------------------------------------------------------------------
 
 for _operator, _compute, _fake, _setup, _backward, _flops in (
@@ -213,7 +224,7 @@ for _operator, _compute, _fake, _setup, _backward, _flops in (
     (weight_gradient, _weight_gradient, _fake_gradient, _keep, _weight_gradient_backward, _weight_gradient_flops),
     (separable_convolution, _separable, _fake_separable, _keep_pair, _separable_backward, _separable_flops),
 ):
-    _library.impl(_operator, _compute, "CompositeExplicitAutograd")
+    _library.impl(_operator, _undisturbed(_compute), "CompositeExplicitAutograd")
     torch.library.register_fake(_operator, _fake, lib=_library)
     torch.library.register_autograd(_operator, _backward, setup_context=_setup, lib=_library)
     register_flop_formula(_operator.overloadpacket)(_flops)

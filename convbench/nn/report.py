@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 TORCH = "torch"  # what falls back to torch is said to have run on
@@ -72,29 +70,19 @@ def current() -> Report | None:
     return next(reversed(getattr(_active, "reports", ())), None)
 
 
-@contextmanager
-def reporting(report: Report | None) -> Iterator[None]:
-    """Runs are counted in this report; None leaves it as it is."""
-    if report is None:
-        yield
-        return
-    begin(report)
-    try:
-        yield
-    finally:
-        end()
+class reporting:
+    """with reporting(report): what runs on this thread is counted in it. None leaves the one that is open."""
 
+    def __init__(self, report: Report | None) -> None:
+        self.report = report
 
-def begin(report: Report) -> None:
-    """Open a report on this thread."""
-    if not hasattr(_active, "reports"):
-        _active.reports = []
-    _active.reports.append(report)
+    def __enter__(self) -> None:
+        if not hasattr(_active, "reports"):
+            _active.reports = []
+        _active.reports.append(self.report or current())
 
-
-def end() -> None:
-    """Close the report opened last."""
-    _active.reports.pop()
+    def __exit__(self, *error: object) -> None:
+        _active.reports.pop()
 
 
 def _computed_by(ran: Ran) -> str:
