@@ -1,0 +1,103 @@
+"""conv2d and conv_transpose2d with torch's arguments, and the separable pair, on chosen implementations.
+
+What torch.nn.functional does before it convolves is done here: string padding, scalars for pairs, input without a
+batch dimension, autocast. Plain Python on shapes, so that torch.compile traces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from convbench.nn import ops
+
+Tensor = torch.Tensor
+Ints = int | Sequence[int]
+DEFAULT = "*=numba.auto"
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    choice: str = DEFAULT,
+) -> Tensor:
+    """torch.nn.functional.conv2d: input (N, C, H, W) or (C, H, W), weight (K, C/groups, R, S) -> (N, K, P, Q).
+
+    choice: see convbench.nn.choice. Raises what torch raises for operands that do not fit each other, and
+    ConvbenchError where a strict choice cannot compute a pass.
+    """
+    dilation = _pair(dilation)
+    if isinstance(padding, str):
+        input, padding = _padded(input, weight, padding, dilation)
+    rest = (_pair(stride), _pair(padding), dilation, False, (0, 0), groups, choice)
+    return _batched(lambda x, w, b: ops.convolution(x, w, b, *rest), input, weight, bias)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    choice: str = DEFAULT,
+) -> Tensor:
+    """torch.nn.functional.conv_transpose2d: weight (C, K/groups, R, S); otherwise as conv2d."""
+    rest = (_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups, choice)
+    return _batched(lambda x, w, b: ops.convolution(x, w, b, *rest), input, weight, bias)
+
+
+def separable_conv2d(
+    input: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    choice: str = DEFAULT,
+) -> Tensor:
+    """A depthwise (C, 1, R, S), then a pointwise (K, C, 1, 1) convolution with bias, in one kernel where one can."""
+    dilation = _pair(dilation)
+    if isinstance(padding, str):
+        input, padding = _padded(input, depthwise, padding, dilation)
+    rest = (_pair(stride), _pair(padding), dilation, choice)
+    return _batched(
+        lambda x, w1, w2, b: ops.separable_convolution(x, w1, w2, b, *rest), input, depthwise, pointwise, bias
+    )
+
+
+def _pair(value: Ints) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value, value)
+    return tuple(value) * (2 if len(value) == 1 else 1)
+
+
+def _padded(input: Tensor, weight: Tensor, padding: str, dilation: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """(input, numbers for padding "valid" or "same"); what "same" has too much of on one side, the input is given."""
+    if padding == "valid":
+        return input, (0, 0)
+    total = [d * (size - 1) for d, size in zip(dilation, weight.shape[-2:], strict=True)]
+    if any(t % 2 for t in total):
+        input = F.pad(input, (0, total[1] % 2, 0, total[0] % 2))
+    return input, (total[0] // 2, total[1] // 2)
+
+
+def _batched(operator: Callable[..., Tensor], input: Any, *others: Any) -> Tensor:
+    """The operator with a batch of one where the input is none, in autocast's type."""
+    if torch.is_autocast_enabled(input.device.type):
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, *others = (t if t is None or t.dtype is torch.float64 else t.to(dtype) for t in (input, *others))  # type: ignore[assignment]
+    if input.dim() != 3:
+        return operator(input, *others)
+    return operator(input.unsqueeze(0), *others).squeeze(0)

@@ -1,0 +1,68 @@
+"""use_kernels: the convolutions of any torch model on chosen implementations, without touching the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from convbench.errors import ConvbenchError
+from convbench.nn import functional
+from convbench.nn.choice import Wanted, encode
+from convbench.nn.report import TORCH, Ran, Report, reporting
+
+_OTHERS = {torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose3d}
+
+
+class use_kernels(TorchFunctionMode):
+    """Every conv2d and conv_transpose2d called in the block runs on these implementations, and so do its gradients.
+
+        with convbench.use_kernels("numba.auto") as used:
+            loss = model(x).sum()
+        loss.backward()
+        print(used)
+
+    wanted  a name as `convbench list` shows it; several, the first that supports a case is taken; or a mapping from a
+            kind ("depthwise") or pass ("weight_gradient") or "*" to names, the first entry that fits
+    strict  raise ConvbenchError with the reason instead of letting torch compute what none of them supports
+
+    The block's value is a Report: which layer ran on what, or on torch and why. It holds for the thread that entered
+    the block. torch.compile may wrap the model or the block. What torch runs from C++ (TorchScript, a loaded
+    AOTInductor package) does not pass through Python and stays as it is.
+
+    Raises InputError for an unknown implementation, kind or pass.
+    """
+
+    def __init__(self, wanted: Wanted = "numba.auto", strict: bool = False) -> None:
+        super().__init__()
+        self.choice, self.strict, self.report = encode(wanted, strict), strict, Report()
+        self.counting = reporting(self.report)
+
+    def __enter__(self) -> Report:  # type: ignore[override]
+        super().__enter__()
+        self.counting.__enter__()
+        return self.report
+
+    def __exit__(self, *error: Any) -> None:
+        self.counting.__exit__(*error)
+        super().__exit__(*error)
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            return functional.conv2d(*args, **(kwargs | {"choice": self.choice}))
+        if func is torch.conv_transpose2d:
+            return functional.conv_transpose2d(*args, **(kwargs | {"choice": self.choice}))
+        if func in _OTHERS:
+            self._leave(func.__name__, *args)
+        return func(*args, **kwargs)
+
+    def _leave(self, name: str, input: torch.Tensor, *others: Any) -> None:
+        """Note a convolution in one or three dimensions, which no implementation computes."""
+        reason = "only two-dimensional convolutions are replaced"
+        if self.strict:
+            raise ConvbenchError(f"{name}: {reason}; use strict=False to let torch compute it")
+        layer = f"{name} {'x'.join(map(str, input.shape))}"
+        self.report.add(Ran(layer, "forward", str(input.dtype), str(input.device), TORCH, reason=reason))
