@@ -25,10 +25,14 @@ from typing import Any, Literal
 from convbench.case import Case, DType
 from convbench.spec import ConvSpec, Pass
 
-__all__ = ["Case", "ConvSpec", "DType", "Implementation", "Kernel", "Pass", "Probe"]
+__all__ = ["Case", "ConvSpec", "DType", "Implementation", "Kernel", "Layout", "Pass", "Probe", "Unavailable"]
 
 SUPPORTED = ""  # what supports() answers when there is no reason against
 Layout = Literal["nchw", "channels_last"]
+
+
+class Unavailable(Exception):
+    """Raised by implementations() where none of a family can run: the reason, in a few words."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from convbench.errors import STRANGERS_ERRORS, InputError
-from convbench.plugin import Implementation, Probe
+from convbench.plugin import Implementation, Probe, Unavailable
 
 KERNELS_GROUP = "convbench.kernels"
 PROBES_GROUP = "convbench.probes"
@@ -96,6 +96,8 @@ def _answering(supports: Callable[[Any], Any]) -> Callable[[Any], str]:
 
 
 def _reason(point: EntryPoint, error: BaseException) -> str:
+    if isinstance(error, Unavailable):
+        return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name and not point.value.startswith(error.name):
         return f"{error.name} is not installed"
     text = " ".join(str(error).split()) or "no message"

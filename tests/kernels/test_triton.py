@@ -10,56 +10,52 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from convbench.case import Case
+from convbench.registry import registry
 from convbench.spec import PASSES, ConvSpec
 from tests.kernels.shapes import SHAPES
 
 pytest.importorskip("triton")
 
-# The interpreter takes milliseconds a program and tap, and a plane is a program.
-DEPTHWISE = [name for name, spec in SHAPES.items() if spec.kind == "depthwise" and spec.n * spec.k <= 16]
 
-INTERPRETED = """
-import sys, torch
-from convbench.case import Case
-from convbench.verify import Checker
-from convbench_kernels.torch_cuda.depthwise import IMPLEMENTATION as implementation
-from tests.kernels.shapes import SHAPES
-
-for name in sys.argv[1:]:
-    case = Case(SHAPES[name])
-    with torch.inference_mode():
-        checker, kernel = Checker(case), implementation.build(case)
-        found = checker.before(implementation, kernel)
-    assert found.status == "ok", f"{name}: {found.detail}"
-    assert found.error > 0
-    print(name)
-"""
-
-
-def test_depthwise_in_the_interpreter():
-    assert len(DEPTHWISE) >= 5
-    result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, *DEPTHWISE],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def interpreted() -> list[tuple[str, ...]]:
+    """(implementation, case, dtype, pass) of everything verified in the interpreter."""
+    command = [sys.executable, "-m", "tests.kernels.interpreted"]
+    result = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.splitlines() == DEPTHWISE
+    return [tuple(line.split("|")) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("layout", ["", "_channels_last"])
+@pytest.mark.parametrize("pass_", PASSES)
+def test_in_the_interpreter(interpreted, layout, pass_):
+    ran = [
+        dtype for name, _, dtype, ran_pass in interpreted if name == f"triton.depthwise{layout}" and ran_pass == pass_
+    ]
+    assert ran.count("float32") == 6
+    assert ran.count("float16") == ran.count("bfloat16") == 3
 
 
 def test_what_it_does_not_do():
-    from convbench_kernels.torch_cuda.depthwise import supports
+    from convbench_kernels.torch_cuda.depthwise import IMPLEMENTATIONS
 
-    depthwise = SHAPES["depthwise"]
-    assert supports(Case(depthwise)) == "needs a CUDA device"
-    assert supports(Case(depthwise, device="cuda:0")) == ""
-    assert all("gradients" in supports(Case(depthwise, pass_, device="cuda:0")) for pass_ in PASSES[1:])
-    assert "float64" in supports(Case(depthwise, dtype="float64", device="cuda:0"))
-    for name in ("3x3 same", "grouped", "pair", "up depthwise"):
+    supports = IMPLEMENTATIONS[0].supports
+    assert supports(Case(SHAPES["depthwise"])) == "needs a CUDA device"
+    assert supports(Case(SHAPES["depthwise"], device="cuda:0")) == ""
+    assert "float64" in supports(Case(SHAPES["depthwise"], dtype="float64", device="cuda:0"))
+    for name in ("3x3 same", "grouped", "pair", "up grouped"):
         assert supports(Case(SHAPES[name], device="cuda:0")) == "depthwise convolutions only"
     large = ConvSpec.create((1, 2, 20, 20), 2, 13, groups=2)
     assert "taps" in supports(Case(large, device="cuda:0"))
+
+
+def test_without_a_device_the_family_is_unavailable():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert registry().unavailable == {"triton": "torch finds no CUDA device"}
 
 
 def test_without_triton_the_family_is_unavailable():

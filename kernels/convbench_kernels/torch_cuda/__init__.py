@@ -1,6 +1,7 @@
-"""Triton kernels for CUDA devices. Every module that defines IMPLEMENTATION is an implementation:
+"""Triton kernels for CUDA devices. Every module that defines IMPLEMENTATIONS offers them:
 
-the module's name is the algorithm's (``triton.depthwise`` is depthwise.py). Adding a kernel is adding a file.
+the module's name is the algorithm's (``triton.depthwise`` is depthwise.py), once for contiguous NCHW tensors and once
+for channels_last ones (``triton.depthwise_channels_last``). Adding a kernel is adding a file.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
-from convbench.plugin import Implementation
+import torch
+
+from convbench.plugin import Implementation, Unavailable
 
 
 def implementations() -> Iterator[Implementation]:
-    """Every IMPLEMENTATION in this package."""
-    for module in sorted(iter_modules(__path__), key=lambda m: m.name):
-        found = getattr(import_module(f"{__name__}.{module.name}"), "IMPLEMENTATION", None)
-        if found is not None:
-            yield found
+    """Every one of this package's. Raises Unavailable where nothing can run them."""
+    modules = [import_module(f"{__name__}.{m.name}") for m in sorted(iter_modules(__path__), key=lambda m: m.name)]
+    from convbench_kernels.torch_cuda.launch import INTERPRETED
+
+    if not (INTERPRETED or torch.cuda.is_available()):
+        raise Unavailable("torch finds no CUDA device")
+    for module in modules:
+        yield from getattr(module, "IMPLEMENTATIONS", ())

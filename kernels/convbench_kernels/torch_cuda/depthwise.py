@@ -1,89 +1,306 @@
-"""triton.depthwise: one program computes a tile of rows and columns of one output plane.
+"""triton.depthwise: depthwise convolution of any multiplier, all passes, no tensor cores: the limit is memory.
 
     y[n, k, p, q] = bias[k] + sum over r, s of w[k, 0, r, s] x[n, k // M, p*stride_h - padding_h + r*dilation_h, ...]
 
-x (N, C, H, W), w (K, 1, R, S), y (N, K, P, Q), K = M*C with channel multiplier M, all contiguous. Grid: N*K planes
-x tiles of P x tiles of Q. Columns are the fast axis, so that loads of neighbouring threads coalesce, and a tile's
-rows share their input rows through L1. Taps are unrolled; sums are in float32, in the order of r, s.
+x (N, C, H, W), w (K, 1, R, S), y (N, K, P, Q), K = M*C. Forward and data gradient, of conv2d and of
+conv_transpose2d, are one correlation (class Axis): the gradient runs over dy with the kernel turned around and
+`stride` zeros-not-there between its rows. What differs by layout is which axis lies in registers:
+
+    NCHW (this file)                               channels_last (depthwise_channels.py)
+    lanes      neighbouring columns q              neighbouring channels
+    registers  ROWS rows of the output             COLS columns of the output
+    reuse      a row of x, once loaded, is used    a column of x, once loaded, is used
+               by all outputs that it reaches      by all outputs that it reaches
+
+       x rows        ROWS = 4, R = 3              loads an output: S (ROWS + R - 1) / ROWS instead of S R
+       0 |-- y0            6 rows of x feed
+       1 |-- y0 y1         4 rows of y
+       2 |-- y0 y1 y2
+       3 |--    y1 y2 y3
+       4 |--       y2 y3
+       5 |--          y3
+
+A line is ROWS rows of one plane; a program computes TILE_LINES lines x TILE_Q columns. Sums are in float32.
+The weight gradient has an accumulator a tap, runs over the lines of a channel in SPLITS parts and adds these in a
+fixed order. Register reuse as in Lu et al., "Optimizing Depthwise Separable Convolution Operations on GPUs" (IEEE TPDS
+33, 2021).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from convbench.plugin import Case, Implementation, Kernel
+from convbench.plugin import Case, ConvSpec, Kernel
+from convbench_kernels.torch_cuda.launch import INTERPRETED, Layout, add_partials, both_layouts, new, on
 
-LARGEST_TILE = 1024  # outputs a program: eight registers a thread with four warps
-LARGEST_COLUMNS = 128  # one 512-byte float32 row segment
-UNROLLED_TAPS = 121  # 11x11: above it the code grows faster than it helps
+MOST_TAPS = 121  # 11x11: taps are unrolled, and above it the code grows faster than it helps
+MOST_ACCUMULATORS = 49  # taps of one program of the weight gradient: an accumulator each
+PROGRAMS = 16 if INTERPRETED else 2048  # of the weight gradient, about: some for each multiprocessor
+
+
+class Axis(NamedTuple):
+    """One axis of out[o] = sum over r of w[r] source[(o*stride + offset + r*dilation) / up], where that divides."""
+
+    source: int
+    out: int
+    taps: int
+    stride: int
+    up: int
+    offset: int
+    dilation: int
+
+    def grouped(self, at_least: int) -> tuple[int, int, int, int]:
+        """(size, step, first, count): size outputs in registers, read count sources from group*step + first on."""
+        size = self.up * -(-min(at_least, self.out) // self.up)
+        last = (size - 1) * self.stride + self.offset + (self.taps - 1) * self.dilation
+        first = self.offset // self.up
+        return size, size * self.stride // self.up, first, last // self.up - first + 1
+
+
+class Correlation(NamedTuple):
+    """planes output channels, each the sum over `sources` channels of the source; turned: w is read backwards."""
+
+    planes: int
+    multiplier: int
+    sources: int
+    turned: bool
+    h: Axis
+    w: Axis
+
+
+def as_conv2d(case: Case) -> tuple[ConvSpec, bool]:
+    """The conv2d that computes the case, and whether by its data gradient (a transposed convolution is one)."""
+    spec, gradient = case.spec, case.pass_ == "data_gradient"
+    return (spec.mirrored(), not gradient) if spec.is_transposed else (spec, gradient)
+
+
+def correlation(case: Case) -> Correlation:
+    """Forward or data gradient, of either operator."""
+    spec, gradient = as_conv2d(case)
+    inputs, outputs, taps = (spec.h, spec.w), (spec.p, spec.q), (spec.r, spec.s)
+    axes = []
+    for a in (0, 1):
+        stride, padding, dilation = spec.stride[a], spec.padding[a], spec.dilation[a]
+        if gradient:
+            offset = padding - (taps[a] - 1) * dilation
+            axes.append(Axis(outputs[a], inputs[a], taps[a], 1, stride, offset, dilation))
+        else:
+            axes.append(Axis(inputs[a], outputs[a], taps[a], stride, 1, -padding, dilation))
+    multiplier = spec.k // spec.c
+    return Correlation(spec.c if gradient else spec.k, multiplier, multiplier if gradient else 1, gradient, *axes)
+
+
+@triton.constexpr_function
+def tap(source, out, taps, stride, up, offset, dilation):
+    """The tap by which an output uses a source, both counted within their groups; -1 where there is none."""
+    reach = source * up - offset - out * stride
+    return reach // dilation if reach % dilation == 0 and 0 <= reach < taps * dilation else -1
 
 
 @triton.jit
-def _forward(
-    x, w, bias, y, channels, multiplier, height, width, rows, columns,
-    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
-    PADDING_H: tl.constexpr, PADDING_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
-    HAS_BIAS: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
+def replaced(values, at: tl.constexpr, value):
+    """The tuple with another value in one place."""
+    return values[:at] + (value,) + values[at + 1 :]  # noqa: RUF005 - Triton knows no *
+
+
+@triton.jit
+def added(values, at: tl.constexpr, value):
+    """The tuple with a value added in one place."""
+    return replaced(values, at, values[at] + value)
+
+
+@triton.jit
+def zeros(COUNT: tl.constexpr, X: tl.constexpr, Y: tl.constexpr):
+    """COUNT float32 tiles."""
+    tiles = ()
+    for _ in tl.static_range(COUNT):
+        tiles += (tl.zeros((X, Y), tl.float32),)
+    return tiles
+
+
+@triton.jit(do_not_specialize=["source_h", "source_w", "out_h", "out_w"])
+def _correlate(
+    source, w, bias, out, lines, groups, planes, source_h, source_w, out_h, out_w,
+    MULTIPLIER: tl.constexpr, SOURCES: tl.constexpr, TURNED: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    STRIDE_H: tl.constexpr, UP_H: tl.constexpr, OFFSET_H: tl.constexpr, DILATION_H: tl.constexpr,
+    STRIDE_W: tl.constexpr, UP_W: tl.constexpr, OFFSET_W: tl.constexpr, DILATION_W: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, RELU: tl.constexpr, TILE_LINES: tl.constexpr, TILE_Q: tl.constexpr,
 ):  # fmt: skip
-    plane = tl.program_id(0).to(tl.int64)  # n*K + k
-    k = plane % (channels * multiplier)
-    n = plane // (channels * multiplier)
-    p = tl.program_id(1) * TILE_P + tl.arange(0, TILE_P)[:, None]
-    q = tl.program_id(2) * TILE_Q + tl.arange(0, TILE_Q)[None, :]
-    x_plane = x + (n * channels + k // multiplier) * height * width
-    total = tl.zeros((TILE_P, TILE_Q), tl.float32)
-    for r in tl.static_range(R):
-        h = p * STRIDE_H - PADDING_H + r * DILATION_H
+    line = tl.program_id(0) * TILE_LINES + tl.arange(0, TILE_LINES)[:, None]
+    q = tl.program_id(1) * TILE_Q + tl.arange(0, TILE_Q)[None, :]
+    group = line % groups
+    plane = line // groups  # n*planes + k
+    k = plane % planes
+    total = zeros(ROWS, TILE_LINES, TILE_Q)
+    for m in range(SOURCES):
+        # forward: source channel k // M and filter k; data gradient: both are k*M + m
+        filter_ = k * SOURCES + m
+        channel = (plane // planes) * (planes * SOURCES // MULTIPLIER) + k // MULTIPLIER
+        if TURNED:
+            channel = plane * SOURCES + m
+        start = source + channel.to(tl.int64) * source_h * source_w
         for s in tl.static_range(S):
-            j = q * STRIDE_W - PADDING_W + s * DILATION_W
-            inside = (h >= 0) & (h < height) & (j >= 0) & (j < width)
-            values = tl.load(x_plane + h * width + j, mask=inside, other=0.0).to(tl.float32)
-            total += values * tl.load(w + (k * R + r) * S + s).to(tl.float32)
-    if HAS_BIAS:
-        total += tl.load(bias + k).to(tl.float32)
-    inside = (p < rows) & (q < columns)
-    tl.store(y + plane * rows * columns + p * columns + q, total.to(y.dtype.element_ty), mask=inside)
+            column = q * STRIDE_W + OFFSET_W + s * DILATION_W
+            inside = (column >= 0) & (line < lines)
+            if UP_W > 1:
+                inside &= column % UP_W == 0
+                column = column // UP_W
+            inside &= column < source_w
+            taps = ()
+            for r in tl.static_range(R):
+                at = w + filter_ * (R * S) + (R * S - 1 - r * S - s if TURNED else r * S + s)
+                taps += (tl.load(at, mask=line < lines, other=0.0).to(tl.float32),)
+            for i in tl.static_range(COUNT):
+                row = group * STEP + FIRST + i
+                value = tl.load(start + row * source_w + column, mask=inside & (row >= 0) & (row < source_h), other=0.0)
+                value = value.to(tl.float32)
+                for o in tl.static_range(ROWS):
+                    if tap(FIRST + i, o, R, STRIDE_H, UP_H, OFFSET_H, DILATION_H) >= 0:
+                        weight = taps[tap(FIRST + i, o, R, STRIDE_H, UP_H, OFFSET_H, DILATION_H)]
+                        total = added(total, o, value * weight)
+    for o in tl.static_range(ROWS):
+        p = group * ROWS + o
+        result = total[o]
+        if HAS_BIAS:
+            result += tl.load(bias + k, mask=line < lines, other=0.0).to(tl.float32)
+        if RELU:
+            result = tl.maximum(result, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        target = out + (plane.to(tl.int64) * out_h + p) * out_w + q
+        tl.store(target, result.to(out.dtype.element_ty), mask=(line < lines) & (p < out_h) & (q < out_w))
 
 
-def supports(case: Case) -> str:
-    """ "" when it can, otherwise the reason."""
-    if not case.device.startswith("cuda"):
-        return "needs a CUDA device"
-    spec = case.spec
-    if spec.operator != "conv2d" or spec.groups != spec.c or spec.c == 1:
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
+def _weight_gradient(
+    x, dy, partials, batch, channels, groups, blocks_a_split, height, width, rows, columns, MULTIPLIER: tl.constexpr,
+    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PADDING_H: tl.constexpr,
+    PADDING_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, ROWS: tl.constexpr,
+    COUNT: tl.constexpr, RAGGED: tl.constexpr, TAPS_S: tl.constexpr, TILE_LINES: tl.constexpr, TILE_Q: tl.constexpr,
+    Q_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    k = tl.program_id(0)
+    split = tl.program_id(1)
+    first_s = tl.program_id(2) * TAPS_S
+    filters = channels * MULTIPLIER
+    total = zeros(R * TAPS_S, TILE_LINES, TILE_Q)
+    for block in range(split * blocks_a_split, (split + 1) * blocks_a_split):
+        line = (block // Q_BLOCKS) * TILE_LINES + tl.arange(0, TILE_LINES)[:, None]
+        q = (block % Q_BLOCKS) * TILE_Q + tl.arange(0, TILE_Q)[None, :]
+        n, group = line // groups, line % groups
+        here = (n < batch) & (q < columns)
+        y_start = dy + (n.to(tl.int64) * filters + k) * rows * columns
+        x_start = x + (n.to(tl.int64) * channels + k // MULTIPLIER) * height * width
+        gradients = ()
+        for o in tl.static_range(ROWS):
+            p = group * ROWS + o
+            value = tl.load(y_start + p * columns + q, mask=here & (p < rows), other=0.0)
+            gradients += (value.to(tl.float32),)
+        for s in tl.static_range(TAPS_S):
+            column = q * STRIDE_W - PADDING_W + (first_s + s) * DILATION_W
+            inside = here & (column >= 0) & (column < width)
+            for i in tl.static_range(COUNT):
+                row = group * (ROWS * STRIDE_H) - PADDING_H + i
+                value = tl.load(x_start + row * width + column, mask=inside & (row >= 0) & (row < height), other=0.0)
+                value = value.to(tl.float32)
+                for o in tl.static_range(ROWS):
+                    if tap(i, o, R, STRIDE_H, 1, 0, DILATION_H) >= 0:
+                        product = value * gradients[o]
+                        if RAGGED:  # where dy has no row, x must not bring a NaN in
+                            product = tl.where(group * ROWS + o < rows, product, 0.0)
+                        total = added(total, tap(i, o, R, STRIDE_H, 1, 0, DILATION_H) * TAPS_S + s, product)
+    for r in tl.static_range(R):
+        for s in tl.static_range(TAPS_S):
+            at = (split.to(tl.int64) * filters + k) * (R * S) + r * S + first_s + s
+            tl.store(partials + at, tl.sum(tl.sum(total[r * TAPS_S + s], 1), 0))
+
+
+def tile(lines: int, columns: int, elements: int) -> tuple[int, int]:
+    """TILE_LINES x TILE_Q: as wide as a row, up to 128, then as many lines as make the number of elements."""
+    tile_q = min(triton.next_power_of_2(columns), 128)
+    return min(triton.next_power_of_2(lines), max(elements // tile_q, 1)), tile_q
+
+
+def evenly(length: int, about: int) -> int:
+    """A divisor of the length, up to twice `about`; where there is none but 1, `about`."""
+    divisors = [d for d in range(2, min(2 * about, length) + 1) if length % d == 0]
+    return min(divisors, key=lambda d: abs(d - about), default=min(about, length))
+
+
+def correlate(case: Case, rows: int = 4, elements: int = 256, warps: int = 4):
+    """run(source, w, bias=None, relu=False) -> out on contiguous tensors."""
+    c = correlation(case)
+    size, step, first, count = c.h.grouped(rows)
+    groups = triton.cdiv(c.h.out, size)
+    lines = case.spec.n * c.planes * groups
+    tile_lines, tile_q = tile(lines, c.w.out, elements)
+    grid = (triton.cdiv(lines, tile_lines), triton.cdiv(c.w.out, tile_q))
+    shape = (case.spec.n, c.planes, c.h.out, c.w.out)
+
+    def run(source, w, bias=None, relu=False):
+        source, w, out = source.contiguous(), w.contiguous(), new(shape, source, "nchw")
+        with on(source):
+            _correlate[grid](
+                source, w, bias, out, lines, groups, c.planes, c.h.source, c.w.source, c.h.out, c.w.out,
+                c.multiplier, c.sources, c.turned, c.h.taps, c.w.taps, *c.h[3:], *c.w[3:], size, step, first, count,
+                bias is not None, relu, tile_lines, tile_q, num_warps=warps,
+            )  # fmt: skip
+        return out
+
+    return run
+
+
+def weight_gradient(case: Case, rows: int = 4, elements: int = 128, warps: int = 4):
+    """run(x, dy) -> dw on contiguous tensors; of a transposed convolution the two change places."""
+    spec, _ = as_conv2d(case)
+    rows = evenly(spec.p, rows)
+    groups, count = triton.cdiv(spec.p, rows), (rows - 1) * spec.stride[0] + (spec.r - 1) * spec.dilation[0] + 1
+    taps_s = max(t for t in range(1, spec.s + 1) if spec.s % t == 0 and t * spec.r <= max(MOST_ACCUMULATORS, spec.r))
+    tile_lines, tile_q = tile(spec.n * groups, spec.q, elements)
+    q_blocks = triton.cdiv(spec.q, tile_q)
+    blocks = triton.cdiv(spec.n * groups, tile_lines) * q_blocks
+    splits = max(1, min(blocks, triton.cdiv(PROGRAMS, spec.k)))
+    a_split = triton.cdiv(blocks, splits)
+    splits = triton.cdiv(blocks, a_split)
+    grid = (spec.k, splits, spec.s // taps_s)
+
+    def run(x, dy):
+        x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
+        x, dy, dw = x.contiguous(), dy.contiguous(), new(spec.w_shape, x, "nchw")
+        partials = torch.empty((splits, *spec.w_shape), device=x.device)
+        with on(x):
+            _weight_gradient[grid](
+                x, dy, partials, spec.n, spec.c, groups, a_split, spec.h, spec.w, spec.p, spec.q, spec.k // spec.c,
+                spec.r, spec.s, *spec.stride, *spec.padding, *spec.dilation, rows, count, spec.p % rows != 0, taps_s,
+                tile_lines, tile_q, q_blocks, num_warps=warps,
+            )  # fmt: skip
+            return add_partials(partials, dw)
+
+    return run
+
+
+def covers(case: Case) -> str:
+    if case.spec.is_separable:
         return "depthwise convolutions only"
-    if case.pass_ != "forward":
-        return "gradients are not implemented"
-    if case.dtype == "float64":
-        return "float64 is not implemented"
-    if spec.r * spec.s > UNROLLED_TAPS:
-        return f"kernels of more than {UNROLLED_TAPS} taps are not implemented"
+    spec, _ = as_conv2d(case)
+    if spec.groups != spec.c:
+        return "depthwise convolutions only"
+    if spec.r * spec.s > MOST_TAPS:
+        return f"kernels of more than {MOST_TAPS} taps are not implemented"
     return ""
 
 
-def tile(rows: int, columns: int) -> tuple[int, int]:
-    """TILE_P x TILE_Q for a plane: as wide as the plane, then as high as LARGEST_TILE allows."""
-    tile_q = min(triton.next_power_of_2(columns), LARGEST_COLUMNS)
-    return min(triton.next_power_of_2(rows), LARGEST_TILE // tile_q), tile_q
+def build(case: Case, layout: Layout) -> Kernel:
+    from convbench_kernels.torch_cuda import depthwise_channels as channels
+
+    if layout == "nchw":
+        make = weight_gradient if case.pass_ == "weight_gradient" else correlate
+        return Kernel(make(case), "rows")
+    make = channels.weight_gradient if case.pass_ == "weight_gradient" else channels.correlate
+    return Kernel(make(case), "columns")
 
 
-def build(case: Case) -> Kernel:
-    spec = case.spec
-    tile_p, tile_q = tile(spec.p, spec.q)
-    grid = (spec.n * spec.k, triton.cdiv(spec.p, tile_p), triton.cdiv(spec.q, tile_q))
-
-    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y = torch.empty(spec.y_shape, dtype=x.dtype, device=x.device)
-        with torch.cuda.device_of(x):
-            _forward[grid](
-                x, w, bias, y, spec.c, spec.k // spec.c, spec.h, spec.w, spec.p, spec.q,
-                spec.r, spec.s, *spec.stride, *spec.padding, *spec.dilation, bias is not None, tile_p, tile_q,
-            )  # fmt: skip
-        return y
-
-    return Kernel(run, f"tile_{tile_p}x{tile_q}")
-
-
-IMPLEMENTATION = Implementation("triton.depthwise", supports, build, "depthwise forward, a tile of a plane a program")
+IMPLEMENTATIONS = both_layouts("depthwise", covers, build, "depthwise, outputs in registers")

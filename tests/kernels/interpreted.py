@@ -1,0 +1,59 @@
+"""Verify the Triton kernels in Triton's interpreter: python -m tests.kernels.interpreted, with TRITON_INTERPRET=1.
+
+Prints a line a case, implementation|case|dtype|pass; fails at the first that is wrong. The interpreter takes a tenth
+of a millisecond an operation of a program: the shapes are small, and a kernel is called twice instead of five times.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from convbench.case import Case
+from convbench.plugin import Implementation
+from convbench.registry import registry
+from convbench.spec import PASSES, ConvSpec
+from convbench.verify import Checker, judge
+from tests.kernels.shapes import SHAPES, conv, up
+
+HALF_TYPES = ("float16", "bfloat16")
+CASES: dict[str, ConvSpec] = {
+    "depthwise": conv((2, 2, 11, 17), 2, 3, padding=1, groups=2, bias=True),
+    "depthwise stride 2": conv((1, 3, 9, 8), 3, 3, stride=2, padding=1, groups=3),
+    "depthwise multiplier": conv((1, 2, 5, 6), 6, (3, 2), stride=(1, 3), padding=1, groups=2),
+    "depthwise dilated": conv((1, 2, 9, 9), 2, 5, padding=4, dilation=2, groups=2),
+    "depthwise up": up((1, 2, 4, 5), 2, 4, stride=3, padding=1, dilation=(2, 1), output_padding=1, groups=2),
+    "depthwise, one pixel": SHAPES["depthwise one pixel"],
+}
+
+
+def verified(checker: Checker, implementation: Implementation) -> str:
+    """What is wrong, "" if nothing: integers, guarded, poisoned, watched; then a NaN or, in short types, reals."""
+
+    def trials():
+        problem = checker._integers or checker._reals_before
+        yield checker._call(implementation, kernel, problem, guard=True, watch=True)
+        yield checker._call(implementation, kernel, second)
+
+    kernel = implementation.build(checker.case)
+    second = checker._with_nan if checker._integers and checker.case.dtype == "float32" else checker._reals_before
+    found = judge(trials())
+    return "" if found.status == "ok" else found.detail
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    kernels = [i for i in registry().implementations.values() if i.family == "triton"]
+    for number, (name, spec) in enumerate(CASES.items()):
+        for dtype in ("float32", HALF_TYPES[number % 2]):
+            for pass_ in PASSES:
+                checker = Checker(Case(spec, pass_, dtype, name=name))
+                for kernel in kernels:
+                    if not kernel.supports(checker.case):
+                        with torch.inference_mode():
+                            wrong = verified(checker, kernel)
+                        assert not wrong, f"{kernel.name}, {checker.case}: {wrong}"
+                        print(kernel.name, name, dtype, pass_, sep="|")
+
+
+if __name__ == "__main__":
+    main()
