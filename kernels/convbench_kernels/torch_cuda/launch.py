@@ -38,16 +38,14 @@ def supports(covers: Covers, case: Case) -> str:
     return covers(case)
 
 
-def both_layouts(name: str, covers: Covers, build: Build, summary: str, on_request: bool = True) -> tuple[
-    Implementation, Implementation
-]:  # fmt: skip
-    """triton.NAME on contiguous tensors and triton.NAME_channels_last; build(case, layout) -> Kernel."""
-    plain, channels_last = (
-        Implementation(f"triton.{name}{suffix}", partial(supports, covers), partial(build, layout=layout),
-                       f"{summary}{where}", layout, on_request)
-        for layout, suffix, where in (("nchw", "", ""), ("channels_last", "_channels_last", ", channels_last"))
-    )  # fmt: skip
-    return plain, channels_last
+def both_layouts(name: str, covers: Covers, build: Build, summary: str) -> list[Implementation]:
+    """triton.NAME on contiguous tensors and triton.NAME_channels_last, on request; build(case, layout) -> Kernel."""
+
+    def make(layout: Layout, suffix: str, where: str) -> Implementation:
+        name_, covered = f"triton.{name}{suffix}", partial(supports, covers)
+        return Implementation(name_, covered, lambda case: build(case, layout), summary + where, layout, True)
+
+    return [make("nchw", "", ""), make("channels_last", "_channels_last", ", channels_last")]
 
 
 def new(shape: tuple[int, ...], like: torch.Tensor, layout: Layout) -> torch.Tensor:
