@@ -11,7 +11,6 @@ small ones run on the calling thread, because a second one takes longer to start
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,12 +37,13 @@ TOGETHER = 4  # filters a pass: each vector of x is loaded once for them
 COLUMNS = 8  # vectors of dx a pass: as many independent sums as an FMA's latency needs
 BLOCK = COLUMNS * LANES
 ZERO = np.float32(0.0)
+PASSES: tuple[Pass, ...] = ("forward", "data_gradient", "weight_gradient")
 
 
 @kernel
 def dot_filters(w, wi, c, x, xi, y, yi, y_step, bias, k, count):
     """y[yi + m*y_step] = bias[k + m] + w[wi + m*c : + c] . x[xi : + c] for m < count <= TOGETHER."""
-    a0 = a1 = a2 = a3 = broadcast(np.float32(0.0))
+    a0 = a1 = a2 = a3 = broadcast(ZERO)
     w1, w2, w3 = wi + min(1, count - 1) * c, wi + min(2, count - 1) * c, wi + min(3, count - 1) * c
     whole = c // LANES * LANES
     for i in range(0, whole, LANES):
@@ -65,9 +65,8 @@ def dot_filters(w, wi, c, x, xi, y, yi, y_step, bias, k, count):
 
 
 @kernel
-def multiply(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
-    """One thread's share of the filters, all images. Addresses of float32 tensors."""
-    x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
+def _multiply(x, w, y, bias, images, c, k, thread, threads):
+    """The forward pass: one thread's share of the filters, all images."""
     begin, end = share(-(-k // TOGETHER), thread, threads)
     for first in range(begin * TOGETHER, min(k, end * TOGETHER), TOGETHER):
         for n in range(images):
@@ -75,29 +74,27 @@ def multiply(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
 
 
 @kernel
-def multiply_transposed(x_at, w_at, y_at, bias_at, images, c, k, thread, threads):
-    """The data gradient: x is dy, y is dx; one thread's share of the columns of w. bias is not used."""
-    x, w, y = floats(x_at), floats(w_at), floats(y_at)
+def _multiply_transposed(dy, w, dx, images, c, k, thread, threads):
+    """The data gradient: one thread's share of the columns of w."""
     begin, end = share(-(-c // BLOCK), thread, threads)
     for first in range(begin * BLOCK, min(c, end * BLOCK), BLOCK):
         for n in range(images):
             if first + BLOCK <= c:
                 t = tile_zero(1, COLUMNS)
                 for i in range(k):
-                    t = tile_fma(t, x, n * k + i, 1, w, i * c + first)
-                tile_store(t, y, n * c + first, 1)
-                continue
-            for at in range(first, c, LANES):
-                total, left = broadcast(ZERO), c - at
-                for i in range(k):
-                    total = fma(load_range(w, i * c + at, 0, left), broadcast(x[n * k + i]), total)
-                store_range(y, n * c + at, total, 0, left)
+                    t = tile_fma(t, dy, n * k + i, 1, w, i * c + first)
+                tile_store(t, dx, n * c + first, 1)
+            else:
+                for at in range(first, c, LANES):
+                    total, left = broadcast(ZERO), c - at
+                    for i in range(k):
+                        total = fma(load_range(w, i * c + at, 0, left), broadcast(dy[n * k + i]), total)
+                    store_range(dx, n * c + at, total, 0, left)
 
 
 @kernel
-def outer(x_at, dy_at, dw_at, bias_at, images, c, k, thread, threads):
-    """The weight gradient: one thread's share of the filters. bias is not used."""
-    x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
+def _outer(x, dy, dw, images, c, k, thread, threads):
+    """The weight gradient: one thread's share of the filters."""
     begin, end = share(k, thread, threads)
     for i in range(begin, end):
         for at in range(0, c, LANES):
@@ -107,44 +104,36 @@ def outer(x_at, dy_at, dw_at, bias_at, images, c, k, thread, threads):
             store_range(dw, i * c + at, total, 0, left)
 
 
-@parallel_kernel
-def multiply_shared(x_at, w_at, y_at, bias_at, images, c, k, threads):
-    for t in prange(threads):
-        multiply(x_at, w_at, y_at, bias_at, images, c, k, t, threads)
+@kernel
+def multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, thread, threads):
+    """One thread's share of a pass, by its number in PASSES. Addresses of its two float32 operands, result and bias."""
+    a, b, out = floats(a_at), floats(b_at), floats(out_at)
+    if pass_ == 0:
+        _multiply(a, b, out, floats(bias_at), images, c, k, thread, threads)
+    elif pass_ == 1:
+        _multiply_transposed(a, b, out, images, c, k, thread, threads)
+    else:
+        _outer(a, b, out, images, c, k, thread, threads)
 
 
 @parallel_kernel
-def multiply_transposed_shared(x_at, w_at, y_at, bias_at, images, c, k, threads):
+def multiply_shared(pass_, a_at, b_at, out_at, bias_at, images, c, k, threads):
     for t in prange(threads):
-        multiply_transposed(x_at, w_at, y_at, bias_at, images, c, k, t, threads)
-
-
-@parallel_kernel
-def outer_shared(x_at, dy_at, dw_at, bias_at, images, c, k, threads):
-    for t in prange(threads):
-        outer(x_at, dy_at, dw_at, bias_at, images, c, k, t, threads)
-
-
-KERNELS: dict[Pass, tuple[Any, Any]] = {
-    "forward": (multiply, multiply_shared),
-    "data_gradient": (multiply_transposed, multiply_transposed_shared),
-    "weight_gradient": (outer, outer_shared),
-}
+        multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, t, threads)
 
 
 def gemv(case: Case) -> Callable[..., torch.Tensor]:
     """run(a, b, bias=None) on the pass's two operands, in the order of Case.operand_names."""
-    spec = case.spec
+    spec, number = case.spec, PASSES.index(case.pass_)
     images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], torch.zeros(spec.k)
-    alone, shared = KERNELS[case.pass_]
 
     def run(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        a, b, bias, y = dense(a), dense(b), no_bias if bias is None else dense(bias), torch.empty(shape)
-        at = (a.data_ptr(), b.data_ptr(), y.data_ptr(), bias.data_ptr())
+        a, b, bias, out = dense(a), dense(b), no_bias if bias is None else dense(bias), torch.empty(shape)
+        at = (a.data_ptr(), b.data_ptr(), out.data_ptr(), bias.data_ptr())
         if c * k <= SERIAL:
-            alone(*at, images, c, k, 0, 1)
+            multiply(number, *at, images, c, k, 0, 1)
         else:
-            shared(*at, images, c, k, get_num_threads())
-        return y
+            multiply_shared(number, *at, images, c, k, get_num_threads())
+        return out
 
     return run
