@@ -5,7 +5,7 @@ import pytest
 from convbench.case import Case
 from convbench_kernels.numba_cpu.gemm import IMPLEMENTATION
 from convbench_kernels.numba_cpu.geometry import IN_PLACE, forward_taps, plan
-from convbench_kernels.numba_cpu.tiles import MR
+from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 from tests.kernels.dense_cases import AROUND_TILES, PIXELS_AROUND_TILES, check_all_passes, spec
 
 ODD = {
@@ -36,9 +36,10 @@ def test_around_the_register_tile(pixels, k):
 
 
 def test_weights_are_packed_only_where_it_pays():
-    whole, odd = (plan(forward_taps(spec([1, 64, 7, 7], k, 1))).geometry for k in (8 * MR, 8 * MR + 1))
-    assert (whole.pack_w, odd.pack_w) == (0, 1)
-    assert whole.source == odd.source == IN_PLACE
+    shapes = ((49, 8 * MR), (49, 8 * MR + 1), (NR * LANES * ISA.in_place + 1, 8 * MR))
+    few, odd, many = (plan(forward_taps(spec([1, 16, 1, pixels], k, 1))).geometry for pixels, k in shapes)
+    assert (few.pack_w, odd.pack_w, many.pack_w) == (0, 1, 1)
+    assert few.source == odd.source == many.source == IN_PLACE
 
 
 def test_says_what_it_does_not_do():

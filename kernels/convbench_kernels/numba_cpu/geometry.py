@@ -244,16 +244,11 @@ def _is_in_place(t: Taps, live: list[tuple[int, ...]]) -> bool:
     return t.stride == (1, 1) and t.source == t.output and {e[:2] for e in live} == {(0, 0)}
 
 
-def _source(t: Taps, live: list[tuple[int, ...]], panels: int) -> int:
-    in_place = _is_in_place(t, live)
-    if not live or ((panels < SHARED or t.c < FEW) and not in_place):
-        return PLANES
-    return IN_PLACE if in_place and (t.c < ISA.copied or panels < SHARED or t.fan > 1) else COPIED
-
-
-def in_place_or_planes(t: Taps) -> int:
-    """Where a sum over pixels reads x."""
-    return IN_PLACE if _is_in_place(t, _live(t)) else PLANES
+def _source(t: Taps, live: list[tuple[int, ...]], panels: int, may_copy: bool) -> int:
+    may_copy &= panels >= SHARED
+    if _is_in_place(t, live):
+        return COPIED if may_copy and t.c >= ISA.copied and t.fan == 1 else IN_PLACE
+    return COPIED if may_copy and t.c >= FEW and live else PLANES
 
 
 def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int, ...]]]:
@@ -262,10 +257,17 @@ def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int
     return replace(t, source=(1, area), output=(1, area), out=None), [(0, 0, e[2], 0, 1, e[5]) for e in live]
 
 
-def plan(t: Taps, source: int | None = None) -> Plan:
-    """Choose packing, tiling and blocks for one pass. source: where x is read, None to choose it too."""
+def _reads_weights_in_place(t: Taps, vectors: int, terms: int) -> bool:
+    """Whether whole panels are worth no copy: each is used for few pixels, or stays in L2 as it is."""
+    if t.w_channel < t.w_row:  # a filter's weights lie side by side
+        return t.images * vectors <= NR * ISA.in_place
+    return t.images * vectors <= NR * SCATTERED or 4 * t.groups * t.k * terms <= ISA.cache_block
+
+
+def plan(t: Taps, may_copy: bool = True) -> Plan:
+    """Choose packing, tiling and blocks for one pass. may_copy: x may be read from copied tiles."""
     live, panels = _live(t), -(-t.k // MR)
-    source = _source(t, live, panels) if source is None else source
+    source = _source(t, live, panels, may_copy)
     dense = t.out is None or t.out[1:] == (t.output[0] * t.output[1], t.output[1], 1, 0)
     if dense and source != PLANES and _is_in_place(t, live):
         t, live = _one_row(t, live)
@@ -284,15 +286,12 @@ def plan(t: Taps, source: int | None = None) -> Plan:
     vectors = by_row if row_vectors else flat
     terms = t.c * len(live)
 
-    if t.w_channel < t.w_row:  # a filter's weights lie side by side
-        few = t.images * vectors <= NR * ISA.in_place
-    else:
-        few = t.images * vectors <= NR * SCATTERED or 4 * t.groups * t.k * terms <= ISA.cache_block
-    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not few)
+    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not _reads_weights_in_place(t, vectors, terms))
     filters_dense = list(table[:, IN_W]) == list(range(t.w_channel)) and t.w_row == terms
     tail = p * q % LANES
     tail *= int(source != PLANES and dense and filters_dense and not pack_w and p * q > LANES and tail <= TAIL)
-    vectors, tiles = vectors - bool(tail), -(-(vectors - bool(tail)) // NR)
+    vectors -= bool(tail)
+    tiles = -(-vectors // NR)
     w_panel = MR * terms
     block = max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane))) if source == PLANES else t.images
 

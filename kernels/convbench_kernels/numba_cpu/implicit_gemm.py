@@ -235,7 +235,7 @@ def _live_taps(taps, first, vectors, g, live):
 
 
 @kernel
-def _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins):
+def _fill_steps(taps, live, count, g, steps, copied_steps, begins):
     """Offsets in x and w of every (channel, live tap), phase by phase, from begins[phase] on; and where x is copied."""
     at = first = 0
     for f in range(g.fan):
@@ -246,7 +246,7 @@ def _fill_steps(taps, live, count, x_plane, g, steps, copied_steps, begins):
             for i in range(first, last):
                 tap = live[i]
                 weight = c * g.w_step + tap * MR if g.pack_w else c * g.w_channel + taps[tap, IN_W]
-                steps[at, 0], steps[at, 1] = c * x_plane + taps[tap, IN_X], weight
+                steps[at, 0], steps[at, 1] = c * g.x_plane + taps[tap, IN_X], weight
                 copied_steps[at, 0], copied_steps[at, 1] = at * ROW, weight
                 at += 1
         first = last
@@ -305,11 +305,8 @@ def _copy_terms(x, xi, step, begin, end, taps_of_phase, places, runs, run_count,
                 lo, hi, whole = places[place, 1], places[place, 2], places[place, 3]
                 source, to = xi + places[place, 0], at + (i - begin) * ROW + runs[r, 0]
                 left = ROW - runs[r, 0]
-                inside = (
-                    c_end
-                    if whole and left >= LANES and source + (c_end - 1) * g.x_plane + (LANES - 1) * step < g.x_size
-                    else c_begin
-                )
+                whole &= left >= LANES and source + (c_end - 1) * g.x_plane + (LANES - 1) * step < g.x_size
+                inside = c_end if whole else c_begin  # up to there no lane needs care
                 for c in range(c_begin, inside):
                     if i == 0:
                         prefetch(x, source + (c + CHANNELS) * g.x_plane)
@@ -415,7 +412,7 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
         panels, at = last - panel, begun + in_group * g.panels
         count, changed = _live_taps(taps, tile * NR, min(in_group * NR, g.vectors - tile * NR), g, live)
         if changed or count != known:
-            _fill_steps(taps, live, count, g.x_plane, g, steps, copied_steps, begins)
+            _fill_steps(taps, live, count, g, steps, copied_steps, begins)
             known = count
         if g.source == PLANES:
             source, xi = work, g.x_at + (image * g.groups + group) * g.c * g.x_plane
@@ -444,15 +441,13 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
                     if beyond or (g.source == COPIED and (slices > 1 or block == panel)):
                         _copy_tile(source, xi, taps, live, begins, n, slices, first, vectors, work, to, runs, places, g)
                     if copied:
-                        d1, d2 = LANES, 2 * LANES
-                        _strip(work, to, True, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work,
-                               sums_at + i * kept, kept * g.together, copied_steps, begins, n, slices, first, vectors,
-                               d1, d2, block, own_panels, g)  # fmt: skip
+                        pixels, pi, own, d1, d2 = work, to, copied_steps, LANES, 2 * LANES
                     else:
                         d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
-                        _strip(source, xi + pixel, False, weights, wi, panel_step, y, yi, bias, group * g.panels * MR,
-                               work, sums_at, 0, steps, begins, n, slices, first, vectors, d1, d2, block, own_panels,
-                               g)  # fmt: skip
+                        pixels, pi, own = source, xi + pixel, steps
+                    _strip(pixels, pi, copied, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work,
+                           sums_at + i * kept, kept * g.together, own, begins, n, slices, first, vectors, d1, d2,
+                           block, own_panels, g)  # fmt: skip
 
 
 @kernel

@@ -42,7 +42,7 @@ from convbench_kernels.numba_cpu.arguments import (
     record,
     table,
 )
-from convbench_kernels.numba_cpu.geometry import PLANES, Geometry, Taps, in_place_or_planes, plan
+from convbench_kernels.numba_cpu.geometry import PLANES, Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.simd import offsets, tile_add, tile_fma_rows, tile_store, tile_zero, transpose
@@ -101,7 +101,7 @@ class ReductionPlan:
 
 def plan_reduction(t: Taps) -> ReductionPlan:
     """Choose packing, tiling and blocks for the weight gradient of the forward pass `t`."""
-    forward = plan(t, in_place_or_planes(t))
+    forward = plan(t, may_copy=False)
     g, taps, packed = forward.geometry, forward.taps, forward.geometry.source == PLANES
     pairs = g.c * len(taps)
     rows = -(-max(pairs, 1) // MR) * MR
