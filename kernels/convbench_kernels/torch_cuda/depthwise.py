@@ -34,11 +34,12 @@ import torch
 import triton
 import triton.language as tl
 
-from convbench.plugin import Case, ConvSpec, Kernel
-from convbench_kernels.torch_cuda.launch import INTERPRETED, Layout, add_partials, both_layouts, new, on
+from convbench.plugin import Case, ConvSpec, Kernel, Layout
+from convbench_kernels.torch_cuda.launch import INTERPRETED, add_partials, both_layouts, new, on
 
 MOST_TAPS = 121  # 11x11: taps are unrolled, and above it the code grows faster than it helps
 MOST_ACCUMULATORS = 49  # taps of one program of the weight gradient: an accumulator each
+MOST_COLUMNS = 128  # columns of a program, at most
 PROGRAMS = 16 if INTERPRETED else 2048  # of the weight gradient, about: some for each multiprocessor
 
 
@@ -122,6 +123,18 @@ def zeros(COUNT: tl.constexpr, X: tl.constexpr, Y: tl.constexpr):
     return tiles
 
 
+@triton.jit
+def spread(
+    total, value, weights, source: tl.constexpr, OUTS: tl.constexpr, TAPS: tl.constexpr, STRIDE: tl.constexpr,
+    UP: tl.constexpr, OFFSET: tl.constexpr, DILATION: tl.constexpr,
+):  # fmt: skip
+    """The sums with a source added to each of the OUTS outputs that it reaches."""
+    for o in tl.static_range(OUTS):
+        if tap(source, o, TAPS, STRIDE, UP, OFFSET, DILATION) >= 0:
+            total = added(total, o, value * weights[tap(source, o, TAPS, STRIDE, UP, OFFSET, DILATION)])
+    return total
+
+
 @triton.jit(do_not_specialize=["source_h", "source_w", "out_h", "out_w"])
 def _correlate(
     source, w, bias, out, lines, groups, planes, source_h, source_w, out_h, out_w,
@@ -158,11 +171,9 @@ def _correlate(
             for i in tl.static_range(COUNT):
                 row = group * STEP + FIRST + i
                 value = tl.load(start + row * source_w + column, mask=inside & (row >= 0) & (row < source_h), other=0.0)
-                value = value.to(tl.float32)
-                for o in tl.static_range(ROWS):
-                    if tap(FIRST + i, o, R, STRIDE_H, UP_H, OFFSET_H, DILATION_H) >= 0:
-                        weight = taps[tap(FIRST + i, o, R, STRIDE_H, UP_H, OFFSET_H, DILATION_H)]
-                        total = added(total, o, value * weight)
+                total = spread(
+                    total, value.to(tl.float32), taps, FIRST + i, ROWS, R, STRIDE_H, UP_H, OFFSET_H, DILATION_H
+                )
     for o in tl.static_range(ROWS):
         p = group * ROWS + o
         result = total[o]
@@ -218,10 +229,10 @@ def _weight_gradient(
             tl.store(partials + at, tl.sum(tl.sum(total[r * TAPS_S + s], 1), 0))
 
 
-def tile(lines: int, columns: int, elements: int) -> tuple[int, int]:
-    """TILE_LINES x TILE_Q: as wide as a row, up to 128, then as many lines as make the number of elements."""
-    tile_q = min(triton.next_power_of_2(columns), 128)
-    return min(triton.next_power_of_2(lines), max(elements // tile_q, 1)), tile_q
+def tile(lines: int, width: int, widest: int, elements: int) -> tuple[int, int]:
+    """TILE_LINES x lanes: as wide as a line, up to `widest`, then as many lines as make the number of elements."""
+    lanes = min(triton.next_power_of_2(width), widest)
+    return min(triton.next_power_of_2(lines), max(elements // lanes, 1)), lanes
 
 
 def evenly(length: int, about: int) -> int:
@@ -236,7 +247,7 @@ def correlate(case: Case, rows: int = 4, elements: int = 256, warps: int = 4):
     size, step, first, count = c.h.grouped(rows)
     groups = triton.cdiv(c.h.out, size)
     lines = case.spec.n * c.planes * groups
-    tile_lines, tile_q = tile(lines, c.w.out, elements)
+    tile_lines, tile_q = tile(lines, c.w.out, MOST_COLUMNS, elements)
     grid = (triton.cdiv(lines, tile_lines), triton.cdiv(c.w.out, tile_q))
     shape = (case.spec.n, c.planes, c.h.out, c.w.out)
 
@@ -259,7 +270,7 @@ def weight_gradient(case: Case, rows: int = 4, elements: int = 128, warps: int =
     rows = evenly(spec.p, rows)
     groups, count = triton.cdiv(spec.p, rows), (rows - 1) * spec.stride[0] + (spec.r - 1) * spec.dilation[0] + 1
     taps_s = max(t for t in range(1, spec.s + 1) if spec.s % t == 0 and t * spec.r <= max(MOST_ACCUMULATORS, spec.r))
-    tile_lines, tile_q = tile(spec.n * groups, spec.q, elements)
+    tile_lines, tile_q = tile(spec.n * groups, spec.q, MOST_COLUMNS, elements)
     q_blocks = triton.cdiv(spec.q, tile_q)
     blocks = triton.cdiv(spec.n * groups, tile_lines) * q_blocks
     splits = max(1, min(blocks, triton.cdiv(PROGRAMS, spec.k)))

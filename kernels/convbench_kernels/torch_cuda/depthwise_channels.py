@@ -21,12 +21,15 @@ from convbench_kernels.torch_cuda.depthwise import (
     as_conv2d,
     correlation,
     evenly,
+    spread,
     tap,
+    tile,
     zeros,
 )
 from convbench_kernels.torch_cuda.launch import MEMORY_FORMAT, add_partials, new, on
 
 LAST = MEMORY_FORMAT["channels_last"]
+MOST_CHANNELS = 64  # channels of a program, at most
 
 
 @triton.jit
@@ -65,10 +68,7 @@ def _correlate(
                 column = group * STEP + FIRST + i
                 ok = inside & (column >= 0) & (column < source_w)
                 value = tl.load(start + column * source_channels, mask=ok, other=0.0).to(tl.float32)
-                for o in tl.static_range(COLS):
-                    if tap(FIRST + i, o, S, STRIDE_W, UP_W, OFFSET_W, DILATION_W) >= 0:
-                        weight = taps[tap(FIRST + i, o, S, STRIDE_W, UP_W, OFFSET_W, DILATION_W)]
-                        total = added(total, o, value * weight)
+                total = spread(total, value, taps, FIRST + i, COLS, S, STRIDE_W, UP_W, OFFSET_W, DILATION_W)
     for o in tl.static_range(COLS):
         q = group * COLS + o
         result = total[o]
@@ -124,19 +124,13 @@ def _weight_gradient(
             tl.store(partials + at, summed, mask=k < filters)
 
 
-def tile(lines: int, channels: int, elements: int) -> tuple[int, int]:
-    """TILE_LINES x TILE_C: up to 64 channels, then as many lines as make the number of elements."""
-    tile_c = min(triton.next_power_of_2(channels), 64)
-    return min(triton.next_power_of_2(lines), max(elements // tile_c, 1)), tile_c
-
-
 def correlate(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
     """run(source, w, bias=None, relu=False) -> out on channels_last tensors."""
     c = correlation(case)
     size, step, first, count = c.w.grouped(cols)
     groups = triton.cdiv(c.w.out, size)
     lines = case.spec.n * c.h.out * groups
-    tile_lines, tile_c = tile(lines, c.planes, elements)
+    tile_lines, tile_c = tile(lines, c.planes, MOST_CHANNELS, elements)
     grid = (triton.cdiv(lines, tile_lines), triton.cdiv(c.planes, tile_c))
     shape = (case.spec.n, c.planes, c.h.out, c.w.out)
 
@@ -161,7 +155,7 @@ def weight_gradient(case: Case, cols: int = 4, elements: int = 512, warps: int =
     most = max(MOST_ACCUMULATORS // 5, spec.s)  # a thread holds four channels and more
     taps_r = max(t for t in range(1, spec.r + 1) if spec.r % t == 0 and t * spec.s <= most)
     lines = spec.n * spec.p * groups
-    tile_lines, tile_c = tile(lines, spec.k, elements)
+    tile_lines, tile_c = tile(lines, spec.k, MOST_CHANNELS, elements)
     blocks, programs = triton.cdiv(lines, tile_lines), triton.cdiv(spec.k, tile_c) * (spec.r // taps_r)
     a_split = triton.cdiv(blocks, max(1, min(blocks, triton.cdiv(PROGRAMS, programs))))
     splits = triton.cdiv(blocks, a_split)

@@ -15,11 +15,9 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from convbench.plugin import Case, Implementation, Kernel
-from convbench.plugin import Layout as Layout
+from convbench.plugin import Case, Implementation, Kernel, Layout
 
 INTERPRETED = bool(knobs.runtime.interpret)
-PRECISIONS = {"": "ieee", "_tf32": "tf32"}  # suffix of an implementation's name -> tl.dot's input_precision
 MEMORY_FORMAT = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 REDUCED = 1024  # elements a program of _add_partials
 
