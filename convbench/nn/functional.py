@@ -35,9 +35,8 @@ def conv2d(
     ConvbenchError where a strict choice cannot compute a pass.
     """
     dilation = _pair(dilation)
-    if isinstance(padding, str):
-        input, padding = _padded(input, weight, padding, dilation)
-    rest = (_pair(stride), _pair(padding), dilation, False, (0, 0), groups, choice)
+    input, padding = _padded(input, weight, padding, dilation)
+    rest = (_pair(stride), padding, dilation, False, (0, 0), groups, choice)
     return _batched(lambda x, w, b: ops.convolution(x, w, b, *rest), input, weight, bias)
 
 
@@ -69,9 +68,8 @@ def separable_conv2d(
 ) -> Tensor:
     """A depthwise (C, 1, R, S), then a pointwise (K, C, 1, 1) convolution with bias, in one kernel where one can."""
     dilation = _pair(dilation)
-    if isinstance(padding, str):
-        input, padding = _padded(input, depthwise, padding, dilation)
-    rest = (_pair(stride), _pair(padding), dilation, choice)
+    input, padding = _padded(input, depthwise, padding, dilation)
+    rest = (_pair(stride), padding, dilation, choice)
     return _batched(
         lambda x, w1, w2, b: ops.separable_convolution(x, w1, w2, b, *rest), input, depthwise, pointwise, bias
     )
@@ -83,8 +81,12 @@ def _pair(value: Ints) -> tuple[int, ...]:
     return tuple(value) * (2 if len(value) == 1 else 1)
 
 
-def _padded(input: Tensor, weight: Tensor, padding: str, dilation: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """(input, numbers for padding "valid" or "same"); what "same" has too much of on one side, the input is given."""
+def _padded(
+    input: Tensor, weight: Tensor, padding: Ints | str, dilation: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """(input, padding as numbers); what "same" has too much of on one side, the input is given."""
+    if not isinstance(padding, str):
+        return input, _pair(padding)
     if padding == "valid":
         return input, (0, 0)
     total = [d * (size - 1) for d, size in zip(dilation, weight.shape[-2:], strict=True)]
