@@ -13,6 +13,7 @@ from convbench.plugin import Implementation
 from convbench.registry import Registry
 from convbench.results import Row
 from convbench.spec import PASSES, Pass
+from convbench.suites import ModelSource, resolve
 
 REFERENCE = "torch.aten"  # torch.nn.functional
 PASS_GROUPS: dict[str, tuple[Pass, ...]] = {
@@ -26,12 +27,17 @@ PASS_GROUPS: dict[str, tuple[Pass, ...]] = {
 class Selection:
     """What the selection options say; empty means the command's own default."""
 
-    suites: tuple[str, ...] = ()
+    suites: tuple[str | ModelSource, ...] = ()
     cases: tuple[str, ...] = ()
     implementations: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     dtypes: tuple[DType, ...] = ()
     passes: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> tuple[ModelSource, ...]:
+        """The suites that are models: resolving them imports torch and runs the model's own code."""
+        return tuple(suite for suite in self.suites if isinstance(suite, ModelSource))
 
     def expanded_passes(self, default: str) -> tuple[Pass, ...]:
         """The passes chosen, each once, in the order of convbench.spec.PASSES."""
@@ -56,8 +62,6 @@ def select_cases(selection: Selection, default_suite: str, default_pass: str, de
 
     Raises InputError for an unknown suite, a bad suite file, or a --case that matches nothing.
     """
-    from convbench.suites import resolve
-
     suites = list(dict.fromkeys(resolve(name) for name in selection.suites or (default_suite,)))
     if len({suite.name for suite in suites}) < len(suites):
         names = ", ".join(suite.name for suite in suites)
@@ -77,6 +81,12 @@ def select_cases(selection: Selection, default_suite: str, default_pass: str, de
             f"--case {wanted}: no layer of {', '.join(s.name for s in suites)} matches; see `convbench list`"
         )
     return list(dict.fromkeys(cases))
+
+
+def check_suites(selection: Selection, default_suite: str) -> None:
+    """Refuse a wrong suite or layer before anything slow is imported. A model, which needs torch, is left for later."""
+    if not selection.models:
+        select_cases(selection, default_suite, "forward", ["cpu"])
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
@@ -19,6 +20,8 @@ import click
 from convbench.case import DType
 from convbench.errors import InputError
 from convbench.plan import PASS_GROUPS, Selection
+from convbench.spec import LARGEST_TENSOR_ELEMENTS
+from convbench.suites import ModelSource, resolve, to_toml
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +51,21 @@ class Seed(click.ParamType):
         return seed
 
 
+class Shape(click.ParamType):
+    """Sizes such as 1,3,224,224 (or 1x3x224x224)."""
+
+    name = "n,c,h,w"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        parts = str(value).replace("x", ",").split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value} is no shape; write sizes such as 1,3,224,224", param, ctx)
+        sizes = tuple(map(int, parts))
+        if prod(sizes) > LARGEST_TENSOR_ELEMENTS:
+            self.fail(f"{value} has more than 2^40 elements; check the sizes", param, ctx)
+        return sizes
+
+
 _SELECTORS = (
     click.option("--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."),
     click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
@@ -56,12 +74,17 @@ _SELECTORS = (
     click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
     click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
 )
+_MODELS = (
+    click.option("--input", "inputs", multiple=True, type=Shape(), help="Shape of the model's input; one for each."),
+    click.option("--model", multiple=True, metavar="SPEC",
+                 help="Layers of a model: built in, FILE.py:FACTORY or MODULE:FACTORY. Runs its code."),
+)  # fmt: skip
 _SUITE_ARGUMENTS = click.argument("suite_arguments", nargs=-1, metavar="[SUITE]...")
 
 
 def selection_options(function: Callable) -> Callable:
-    """--suite, --case, --impl, --device, --dtype, --pass (all repeatable), given as one ``selection``."""
-    return _selecting(function, (*_SELECTORS, _SUITE_ARGUMENTS))
+    """--suite, --model, --case, --impl, --device, --dtype, --pass (all repeatable), given as one ``selection``."""
+    return _selecting(function, (*_SELECTORS[:-1], *_MODELS, _SELECTORS[-1], _SUITE_ARGUMENTS))
 
 
 def record_selection_options(function: Callable) -> Callable:
@@ -71,8 +94,15 @@ def record_selection_options(function: Callable) -> Callable:
 
 def _selecting(function: Callable, decorators: Sequence[Callable]) -> Callable:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        inputs, models = kwargs.pop("inputs", ()), kwargs.pop("model", ())
+        if inputs and not models:
+            raise click.UsageError("--input is the shape of a model's input; name the model with --model")
         selection = Selection(
-            suites=(*kwargs.pop("suite_arguments", ()), *kwargs.pop("suite")),
+            suites=(
+                *kwargs.pop("suite_arguments", ()),
+                *kwargs.pop("suite"),
+                *(ModelSource(m, inputs) for m in models),
+            ),
             cases=kwargs.pop("case"),
             implementations=kwargs.pop("impl"),
             devices=kwargs.pop("device"),
@@ -86,6 +116,26 @@ def _selecting(function: Callable, decorators: Sequence[Callable]) -> Callable:
     for decorate in decorators:
         wrapper = decorate(wrapper)
     return wrapper
+
+
+save_suite_option = click.option(
+    "--save-suite", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.toml",
+    help="Keep the layers of the one --suite or --model as a suite file.",
+)  # fmt: skip
+
+
+def save_suite(selection: Selection, path: Path | None) -> None:
+    """Write what --save-suite asks for. Raises InputError when it is not one suite, or the file exists."""
+    if path is None:
+        return
+    if len(selection.suites) != 1 or path.suffix != ".toml":
+        raise InputError(f"--save-suite {path}: keeps one --model or --suite in a file whose name ends in .toml")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(to_toml(resolve(selection.suites[0])))
+    except FileExistsError:
+        raise InputError(f"--save-suite {path}: exists already; give a new name or remove it") from None
+    err().print(f"suite saved: {path}", style="dim")
 
 
 def _keep_stdout(context: click.Context, parameter: click.Parameter, value: bool) -> bool:

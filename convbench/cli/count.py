@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,12 +26,14 @@ _TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
         "convbench count mobilenet_v1 mobilenet_v1_full",
         "convbench count unet --pass all --crosscheck",
         "convbench count resnet50 --json",
+        "convbench count --model my_net.py:make --input 1,3,224,224 --save-suite my_net.toml",
     )
 )
 @common.selection_options
+@common.save_suite_option
 @click.option("--crosscheck", is_flag=True, help="Compare with fvcore and torch.utils.flop_counter, layer by layer.")
 @common.json_option
-def command(selection: Selection, crosscheck: bool, as_json: bool) -> None:
+def command(selection: Selection, save_suite: Path | None, crosscheck: bool, as_json: bool) -> None:
     """What layers cost on paper: MACs, parameters, bytes.
 
     Also intensity and receptive field; one line a layer, and the totals of each suite. 1 MAC = 2 FLOPs. Totals count
@@ -38,6 +41,7 @@ def command(selection: Selection, crosscheck: bool, as_json: bool) -> None:
     """
     devices = list(dict.fromkeys(map(device_name, selection.devices or ("cpu",))))
     cases = select_cases(selection, common.DEFAULT_SUITE, "forward", devices)
+    common.save_suite(selection, save_suite)
     suites = {suite.name: suite for suite in map(resolve, selection.suites or (common.DEFAULT_SUITE,))}
     fields = {name: suite.receptive_fields() for name, suite in suites.items()}
     rows = [count_row(case, fields[case.suite].get(case.name)) for case in cases]

@@ -37,11 +37,13 @@ RUNS = Path("reports")  # where runs go without --out
         "convbench run",
         "convbench run --quick",
         "convbench run mobilenet_v1 --impl numba --pass all",
+        "convbench run --model my_net.py:make --input 1,3,224,224",
         "convbench run --suite my_layers.toml --precision 1% --out results",
         "convbench run --resume results",
     )
 )
 @common.selection_options
+@common.save_suite_option
 @click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
 @click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
@@ -59,6 +61,7 @@ RUNS = Path("reports")  # where runs go without --out
 @common.json_option
 def command(
     selection: Selection,
+    save_suite: Path | None,
     quick: bool,
     full: bool,
     threads: int | None,
@@ -81,7 +84,7 @@ def command(
     else:
         policy = partial(_policy, quick, precision, max_time)
         policy(cells=0)  # refuses what cannot be, before anything is looked at
-        record, folder, interrupted = _start(selection, quick, full, threads, policy, seed, out)
+        record, folder, interrupted = _start(selection, save_suite, quick, full, threads, policy, seed, out)
     record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
     paths = _write(record, folder)
     if as_json:
@@ -100,14 +103,14 @@ def command(
 
 
 def _start(
-    selection: Selection, quick: bool, full: bool, threads: int | None, policy: Callable[..., Policy], seed: int,
-    out: Path | None,
+    selection: Selection, save_suite: Path | None, quick: bool, full: bool, threads: int | None,
+    policy: Callable[..., Policy], seed: int, out: Path | None,
 ) -> tuple[Record, Path, bool]:  # fmt: skip
     from convbench import plan as planning
     from convbench.journal import Header, Journal
 
     # Suites first: a typing mistake should not cost the seconds that torch takes to import.
-    planning.select_cases(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "forward", ["cpu"])
+    planning.check_suites(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE)
     common.err().print("Looking at this machine ...", style="dim")
     from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
@@ -118,6 +121,7 @@ def _start(
     cases = planning.select_cases(
         selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "all" if full else "forward", devices
     )
+    common.save_suite(selection, save_suite)
     from convbench.registry import registry
     from convbench.run import Plan, begin
 

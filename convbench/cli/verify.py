@@ -28,7 +28,7 @@ def command(selection: Selection, full: bool, threads: int | None, seed: int, as
     """
     from convbench import plan as planning
 
-    planning.select_cases(selection, common.DEFAULT_SUITE, "all", ["cpu"])
+    planning.check_suites(selection, common.DEFAULT_SUITE)
     from convbench.process import prepare
 
     threads = prepare(threads)

@@ -1,6 +1,6 @@
 """Suites of layers: built in, from a TOML file, or made in Python.
 
-A built-in suite is one TOML file in this folder; adding one is adding a file.
+A built-in suite is one TOML file in this folder; adding one is adding a file. traced.py makes one of a model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from convbench.errors import InputError
 from convbench.suites.model import Layer, Other, Suite
 from convbench.suites.toml import LARGEST_SUITE_BYTES, parse, to_toml
+from convbench.suites.traced import ModelSource, suite_of
 
-__all__ = ["Layer", "Other", "Suite", "builtin", "load", "names", "parse", "resolve", "to_toml"]
+__all__ = ["Layer", "ModelSource", "Other", "Suite", "builtin", "load", "names", "parse", "resolve", "to_toml"]
 
 _FOLDER = Path(__file__).parent
 _FIRST = ("default", "quick")
@@ -51,7 +52,9 @@ def load(path: Path) -> Suite:
     return parse(data, str(path))
 
 
-def resolve(text: str) -> Suite:
-    """A suite by its built-in name or by the path of a .toml file. A built-in name wins over a file."""
+def resolve(text: str | ModelSource) -> Suite:
+    """A suite by its built-in name, by the path of a .toml file, or of a model. A built-in name wins over a file."""
+    if isinstance(text, ModelSource):
+        return suite_of(text)
     is_path = text.endswith(".toml") or os.sep in text or (text not in names() and Path(text).is_file())
     return load(Path(text)) if is_path else builtin(text)

@@ -1,0 +1,166 @@
+"""A suite from a model: every convolution that runs, however it is called, found by torch's dispatcher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from convbench import count
+from convbench.errors import STRANGERS_ERRORS, InputError
+from convbench.spec import ConvSpec
+from convbench.suites.model import Layer, Other, Suite
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model by name or factory (see convbench.models.load) and the shapes of its inputs; empty for its own."""
+
+    model: str
+    inputs: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One convolution that ran: the module it ran in, its shape, and which weight it used."""
+
+    name: str
+    spec: ConvSpec
+    weight: int
+
+
+@cache
+def suite_of(source: ModelSource) -> Suite:
+    """The convolutions of one forward pass on random input, equal shapes joined and counted, in order of first use.
+
+    Runs the model once, in evaluation mode, on the CPU in float32, without torch.compile. The totals hold the
+    matrix products of its other layers too, and every parameter.
+
+    Raises InputError for a model that cannot be loaded or run on these shapes, or has no two-dimensional convolution.
+    """
+    from convbench import models
+
+    model, own = models.load(source.model)
+    shapes = source.inputs or ((tuple(own),) if own else ())
+    if not shapes:
+        raise InputError(f"--model {source.model}: give the shape of its input, such as --input 1,3,224,224")
+    calls, others = _run(source, model, shapes)
+    shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
+    if not calls:
+        raise InputError(
+            f"--model {source.model}: no two-dimensional convolution ran on an input of {shown}; convbench has nothing "
+            "to measure in it"
+        )
+    name = re.sub(r"\W+", "_", source.model.rpartition(":")[2])
+    return Suite(name, f"Convolutions of the model {source.model} on {shown}.", _layers(calls),
+                 (*others, *_rest(model, calls)), network=True)  # fmt: skip
+
+
+def _run(source: ModelSource, model: torch.nn.Module, shapes: Sequence[Shape]) -> tuple[list[Call], list[Other]]:
+    import torch
+
+    inputs = [torch.rand(shape) for shape in shapes]
+    try:
+        model.eval().float().cpu()
+        with torch.no_grad(), _uncompiled(), _listening(model) as recorder:
+            model(*inputs)
+    except InputError:
+        raise
+    except STRANGERS_ERRORS as error:
+        given = " ".join(f"--input {','.join(map(str, shape))}" for shape in shapes)
+        raise InputError(
+            f"--model {source.model}: it fails on {given}: {type(error).__name__}: {error}; give the shapes it is for"
+        ) from None
+    return recorder.calls, recorder.others
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Functions that torch.compile wraps run as they were written, so that their convolutions are seen."""
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _listening(model: torch.nn.Module) -> Iterator[Any]:
+    """A recorder of every aten.convolution and matrix product, which knows the module that runs."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+    inside: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[Call] = []
+            self.others: list[Other] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            name = next((name for name in reversed(inside) if name), "") or "model"
+            if func is aten.convolution.default and args[0].dim() == 4:
+                self.calls.append(Call(name, _spec(*args), id(args[1])))
+            elif func in (aten.addmm.default, aten.mm.default, aten.bmm.default):
+                self.others.append(Other(f"{name} {len(self.others) + 1}", out.numel() * args[-2].shape[-1]))
+            return out
+
+    def leave(*_: Any) -> None:
+        inside.pop()
+
+    hooks = []
+    for name, module in model.named_modules():
+        # torch.compile wraps a module in one that names it _orig_mod
+        name = re.sub(r"(^|\.)_orig_mod\b\.?", r"\1", name)
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: inside.append(name)))
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        with Recorder() as recorder:
+            yield recorder
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _spec(
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int,
+) -> ConvSpec:  # fmt: skip
+    """The arguments of aten.convolution as a ConvSpec."""
+    return ConvSpec.create(
+        tuple(x.shape), w.shape[1] * groups if transposed else w.shape[0], tuple(w.shape[2:]),
+        "conv_transpose2d" if transposed else "conv2d", tuple(stride), tuple(padding), tuple(dilation), groups,
+        tuple(output_padding), bias is not None,
+    )  # fmt: skip
+
+
+def _layers(calls: Sequence[Call]) -> tuple[Layer, ...]:
+    """One layer a shape, named by its first use; names that repeat get a number."""
+    counts: dict[ConvSpec, int] = {}
+    first: dict[ConvSpec, str] = {}
+    for call in calls:
+        counts[call.spec] = counts.get(call.spec, 0) + 1
+        if call.spec not in first:
+            taken = set(first.values())
+            numbered = (f"{call.name}#{number}" for number in range(2, len(calls) + 2))
+            first[call.spec] = call.name if call.name not in taken else next(n for n in numbered if n not in taken)
+    # off the main path: the suite does not know which layer reads which, so it claims no receptive field
+    return tuple(Layer(name, spec, counts[spec], main_path=False) for spec, name in first.items())
+
+
+def _rest(model: torch.nn.Module, calls: Sequence[Call]) -> list[Other]:
+    """Parameters beside the convolutions' own. Weights that several calls share count once a call, so they may be 0."""
+    counted = {call.weight: call.spec for call in calls}
+    convolutions = sum(count.params(spec) for spec in counted.values())
+    rest = sum(p.numel() for p in model.parameters()) - convolutions
+    return [Other("other parameters", params=rest)] if rest > 0 else []
