@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbench.errors import STRANGERS_ERRORS, InputError
 
@@ -33,13 +33,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in files if name not in ("__init__", "blocks")))
 
 
-def load(spec: str) -> tuple[Module, tuple[int, ...] | None]:
+def load(spec: str, **offered: Any) -> tuple[Module, tuple[int, ...] | None]:
     """(the model that ``spec`` names, the input shape it is for, if it says one). Runs the model's own code.
 
-    ``spec`` is a built-in name, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a function without
-    required arguments that returns a torch.nn.Module, or such a module. An INPUT beside it is its shape.
-    Raises InputError for anything else, naming what went wrong.
+    ``spec`` is a built-in name, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a function that returns a
+    torch.nn.Module, or such a module. Of ``offered`` it gets the arguments that it has; it may require no other.
+    An INPUT beside it is its shape. Raises InputError for anything else, naming what went wrong.
     """
+    module, factory = find(spec)
+    return _build(spec, factory, offered), getattr(module, "INPUT", None)
+
+
+def find(spec: str) -> tuple[ModuleType, Any]:
+    """(the module that ``spec`` names, what makes the model in it). Raises InputError as load does."""
     place, colon, factory = spec.rpartition(":")
     if not colon:
         if spec not in names():
@@ -52,7 +58,16 @@ def load(spec: str) -> tuple[Module, tuple[int, ...] | None]:
         found = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         close = difflib.get_close_matches(factory, found, n=1)
         raise InputError(f"--model {spec}: {place} has no {factory}" + (f"; did you mean {close[0]}?" if close else ""))
-    return _build(spec, getattr(module, factory)), getattr(module, "INPUT", None)
+    return module, getattr(module, factory)
+
+
+def parameters(factory: Any) -> dict[str, inspect.Parameter]:
+    """The named arguments of a factory; none of something that does not tell."""
+    try:
+        found = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {name: p for name, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def _import(spec: str, place: str) -> ModuleType:
@@ -79,25 +94,21 @@ def _import(spec: str, place: str) -> ModuleType:
         ) from None
 
 
-def _build(spec: str, factory: Callable | Module) -> Module:
+def _build(spec: str, factory: Callable | Module, offered: dict[str, Any]) -> Module:
     from torch.nn import Module
 
     if isinstance(factory, Module):
         return factory
-    try:
-        needed = [
-            p.name for p in inspect.signature(factory).parameters.values()
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]  # fmt: skip
-    except (TypeError, ValueError):
-        needed = []
+    own = parameters(factory)
+    given = {name: value for name, value in offered.items() if name in own}
+    needed = [name for name, p in own.items() if p.default is p.empty and name not in given]
     if needed:
         raise InputError(
             f"--model {spec}: it needs arguments ({', '.join(needed)}); name a function without, such as "
             f"`def make(): return {spec.rpartition(':')[2]}(...)`"
         )
     try:
-        model = factory()
+        model = factory(**given)
     except STRANGERS_ERRORS as error:
         raise InputError(f"--model {spec}: calling it failed: {type(error).__name__}: {error}") from None
     if not isinstance(model, Module):

@@ -7,6 +7,7 @@ from torch import nn
 from convbench.models.classifier import fully_connected_layers
 
 INPUT = (1, 1, 28, 28)
+CONVOLVES = False  # no implementation of convolution makes a difference to it
 
 
 def fully_connected(

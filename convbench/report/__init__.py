@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from convbench.compare import Comparison
     from convbench.history import History
     from convbench.history.analysis import Series
+    from convbench.train.result import Result
 
-__all__ = ["render", "render_comparison", "render_history", "write"]
+__all__ = ["render", "render_comparison", "render_history", "render_training", "write"]
 
 
 def render(record: Record) -> str:
@@ -40,6 +41,13 @@ def render_history(history: History, found: Sequence[Series], refused: Sequence[
     from convbench.report.history_page import history_page
 
     return history_page(history, found, refused)
+
+
+def render_training(result: Result) -> str:
+    """The page of a training. Raises InputError as render does."""
+    from convbench.report.train_page import train_page
+
+    return train_page(result)
 
 
 def write(record: Record, path: Path) -> None:

@@ -56,9 +56,12 @@ def json_text(value: Any) -> str:
 
 
 def content_security_policy(scripts: list[str], style: str) -> str:
-    """Nothing but these scripts and this style: no network, no eval, no other inline code."""
+    """Nothing but these scripts, this style and pictures inside the page: no network, no eval, no other code."""
     hashes = " ".join(_hash(script) for script in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
 
 
 def _hash(content: str) -> str:

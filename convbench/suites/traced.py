@@ -64,6 +64,15 @@ def suite_of(source: ModelSource) -> Suite:
                  (*others, *_rest(model, calls)), network=True)  # fmt: skip
 
 
+def network_macs(model: torch.nn.Module, shape: Shape) -> int:
+    """Nominal multiply-accumulates of the convolutions and matrix products of one forward pass on the CPU."""
+    import torch
+
+    with torch.no_grad(), _uncompiled(), _listening(model) as recorder:
+        model.eval()(torch.rand(shape))
+    return sum(count.macs(call.spec) for call in recorder.calls) + sum(other.macs for other in recorder.others)
+
+
 def _run(source: ModelSource, model: torch.nn.Module, shapes: Sequence[Shape]) -> tuple[list[Call], list[Other]]:
     import torch
 

@@ -1,0 +1,14 @@
+"use strict";
+(() => {
+  const { read, embed } = convbench;
+  const curves = read("curves"), specs = read("specs");
+  async function draw(element) {
+    const name = element.dataset.chart, spec = structuredClone(specs[name]);
+    spec.datasets = { points: curves[name] };
+    if (!curves[name].length) { element.hidden = true; return; }
+    await embed(element, spec, `train-${name}`);
+  }
+  Promise.all([...document.querySelectorAll("[data-chart]")].map(draw)).then(
+    () => { document.documentElement.dataset.charts = "drawn"; },
+    (error) => { document.documentElement.dataset.charts = "failed"; console.error(error); });
+})();

@@ -1,0 +1,139 @@
+"""Training on several processes, started by torchrun: the same result as one process with the same global batch.
+
+Gradients are averaged by DistributedDataParallel (gloo on CPUs, nccl on GPUs). What looks at the whole batch is
+made to do so here: batch normalisation, and dropout's random mask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+
+from convbench.errors import ConvbenchError, InputError
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together, and which of them this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    def shard(self, whole: Tensor) -> Tensor:
+        """This process's rows of a global batch."""
+        return whole[self.rank :: self.world]
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.world > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            distributed.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as these processes train it."""
+        if self.world == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(whole_batch(model, self))
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """The group that torchrun started this process in; alone without torchrun.
+
+    Raises ConvbenchError when another process of the group is gone.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield Group()
+        return
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend)
+    try:
+        yield Group(distributed.get_rank(), world)
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "onnection" not in str(error):
+            raise
+        raise ConvbenchError(
+            f"process {distributed.get_rank()} of {world}: another process has ended, so training stopped; what the "
+            "last checkpoint holds is kept, go on with --resume"
+        ) from None
+    finally:
+        distributed.destroy_process_group()
+
+
+def shared(batch: int, group: Group) -> int:
+    """Images of a global batch that each process gets. Raises InputError where they cannot be equally many."""
+    if batch % group.world:
+        raise InputError(f"--batch {batch}: {group.world} processes share it, so it must be a multiple of that number")
+    return batch // group.world
+
+
+def whole_batch(model: nn.Module, group: Group) -> nn.Module:
+    """The model with its batch normalisation and dropout replaced, in place, by ones that see the global batch."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(model, name, BatchNorm2d.like(child))
+        elif isinstance(child, nn.Dropout):
+            setattr(model, name, Dropout(child.p, group))
+        else:
+            whole_batch(child, group)
+    return model
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over all processes' images, on any device (torch's own does so on GPUs only)."""
+
+    @classmethod
+    def like(cls, other: nn.BatchNorm2d) -> BatchNorm2d:
+        """A copy of a layer."""
+        settings: Any = (other.num_features, other.eps, other.momentum, other.affine, other.track_running_stats)
+        made = cls(*settings)
+        made.load_state_dict(other.state_dict())
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> the same; mean and variance are those of the global batch while training."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * distributed.get_world_size()
+        mean = all_reduce(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = all_reduce((centred * centred).sum((0, 2, 3))) / count
+        with torch.no_grad():
+            step = self.momentum if self.momentum is not None else 0.1
+            self.running_mean.lerp_(mean, step)
+            self.running_var.lerp_(variance * count / max(count - 1, 1), step)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        y = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        return y if self.weight is None else y * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn for the global batch, so that each image gets the one it has in one process."""
+
+    def __init__(self, p: float, group: Group) -> None:
+        super().__init__()
+        self.p, self.group = p, group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape with images first -> the same."""
+        if not self.training:
+            return x
+        whole = F.dropout(x.new_ones(x.shape[0] * self.group.world, *x.shape[1:]), self.p)
+        return x * self.group.shard(whole)
