@@ -1,29 +1,32 @@
-"""One step looked into: the share of convolutions, by torch's profiler, and the memory that backward waits for.
+"""One step looked into: the time of its convolutions, and the memory that backward waits for.
 
-The step is taken on a copy's behalf: its gradients are thrown away, no weight and no running statistic changes.
+Gradients are thrown away; no weight and no running statistic changes.
 """
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from convbench.train.trainer import Trainer
 
-_CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward", "convbench::")
+LOOKS = 3  # of which the median is kept
 
 
 def look_into(trainer: Trainer, images: torch.Tensor, target: torch.Tensor, seed: int) -> None:
-    """Fill in the history's convolution_share and held_bytes."""
+    """Fill in the history's convolution_s and held_bytes."""
     buffers = [buffer.clone() for buffer in trainer.plain.buffers()]
     trainer.model.train()
     torch.manual_seed(seed)
     try:
         with trainer.kernels:
             trainer.history.held_bytes = _held_bytes(trainer, images, target)
-            trainer.history.convolution_share = _share(trainer, images, target)
+            times = [_convolution_s(trainer, images, target) for _ in range(LOOKS)]
+            trainer.history.convolution_s = median(times)
     finally:
         trainer.optimizer.zero_grad()
         with torch.no_grad():
@@ -50,28 +53,24 @@ def _held_bytes(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) ->
     return sum(storages.values())
 
 
-def _share(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> float | None:
-    """Time in convolutions over the time of forward and backward."""
-    cuda = trainer.settings.device.startswith("cuda")
-    activity = torch.profiler.ProfilerActivity
-    with torch.profiler.profile(activities=[activity.CPU, *([activity.CUDA] if cuda else [])]) as profiler:
-        begun = trainer.now()
+def _convolution_s(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> float:
+    """Seconds in convolutions of one forward and backward, whoever computes them."""
+    spent: list[float] = []
+
+    class Stopwatch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if not _is_convolution(func):
+                return func(*args, **(kwargs or {}))
+            begun = trainer.now()
+            out = func(*args, **(kwargs or {}))
+            spent.append(trainer.now() - begun)
+            return out
+
+    with Stopwatch():
         trainer.loss(images, target).backward()
-        whole_us = 1e6 * (trainer.now() - begun)
-    spent_us = sum(
-        event.device_time_total if cuda else event.cpu_time_total
-        for event in profiler.events() or ()
-        if _is_convolution(event) and not any(map(_is_convolution, _ancestors(event)))
-    )
-    return spent_us / whole_us if whole_us else None
+    return sum(spent)
 
 
-def _is_convolution(event: Any) -> bool:
-    return event.name in _CONVOLUTIONS or event.name.startswith(_CONVOLUTIONS[2])
-
-
-def _ancestors(event: Any) -> list[Any]:
-    found = []
-    while event := event.cpu_parent:
-        found.append(event)
-    return found
+def _is_convolution(func: Any) -> bool:
+    aten = torch.ops.aten
+    return func in (aten.convolution.default, aten.convolution_backward.default) or func.namespace == "convbench"

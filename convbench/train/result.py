@@ -46,7 +46,7 @@ class History(Struct):
     optimizer_s: list[float] = []
     inference_s: list[float] = []
     evaluations: list[Evaluation] = []
-    convolution_share: float | None = None
+    convolution_s: float | None = None
     held_bytes: int | None = None
     alone_s: float | None = None
 
@@ -101,7 +101,7 @@ class TrainRow(Struct, kw_only=True):
     inference_speedup_high: Annotated[float | None, _doc("upper end")]
     loss_difference: Annotated[float | None, _doc("largest relative difference to torch's loss in the first 20 steps")]
     convolution_share: Annotated[
-        float | None, _doc("share of forward and backward spent in convolutions, one step profiled")
+        float | None, _doc("share of forward and backward spent in convolutions, from one step looked into")
     ]
     held_bytes: Annotated[
         int | None, _doc("weights, gradients, optimizer state, and activations kept for backward", "B")
@@ -167,6 +167,8 @@ def row_of(history: History, all_: Sequence[History], settings: Settings, proces
     phases = {f"{p}_s": _median(history.phase_s(p)) for p in PHASES}
     step, low, high = ends(_interval(history.steps_s()))
     inference = _median(np.array(history.inference_s))
+    inside = (phases["forward_s"] or 0.0) + (phases["backward_s"] or 0.0)
+    share = history.convolution_s / inside if history.convolution_s and inside else None
     torch_ = reference_of(history, all_)
     faster = {} if torch_ is None else _speedups(torch_, history)
     tail = history.losses[-max(1, len(history.losses) // 10) :]
@@ -180,7 +182,7 @@ def row_of(history: History, all_: Sequence[History], settings: Settings, proces
         images_per_s=settings.batch / step if step else None,
         inference_images_per_s=settings.batch / inference if inference else None,
         **{name: faster.get(name) for name in _SPEEDUPS},
-        convolution_share=history.convolution_share, held_bytes=history.held_bytes,
+        convolution_share=share, held_bytes=history.held_bytes,
         target_s=target_s(history, settings.target),
         scaling_efficiency=history.alone_s / (processes * step) if history.alone_s and step else None,
     )  # fmt: skip

@@ -71,7 +71,7 @@ class Session:
             if not rest:
                 self._evaluate()
                 progress.epoch(epoch, self.histories)
-            stop = asked_to_stop()
+            stop = bool(self.group.total(torch.tensor(int(asked_to_stop()))))  # all processes, or none
             if stop or not rest:
                 self.save(folder)
             if stop:

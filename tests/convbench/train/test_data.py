@@ -1,0 +1,160 @@
+"""Data: nothing of the test images is trained on; the user's folders, and what is wrong with them in one line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convbench.errors import InputError
+from convbench.train import data
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "size", "classes"),
+    [("mnist5k", "classify", (28, 28), 10), ("digits", "classify", (8, 8), 10), ("brain", "segment", (96, 112), 3)],
+)
+def test_packages_data(name, task, size, classes):
+    found = data.load(name, task)
+    assert found.size == size and len(found.classes) == classes and found.channels == 1
+    for split in (found.train, found.test):
+        assert split.images.dtype == torch.float32 and split.target.dtype == torch.int64
+        assert float(split.images.min()) >= 0 and float(split.images.max()) <= 1
+        assert set(split.target.unique().tolist()) == set(range(classes))
+    assert 0.15 < len(found.test.images) / (len(found.train.images) + len(found.test.images)) < 0.3
+
+
+def test_the_same_split_every_time_and_no_image_on_both_sides():
+    once, again = (data.load("mnist5k", "classify") for _ in range(2))
+    assert torch.equal(once.train.images, again.train.images)
+    train, test = ({x.numpy().tobytes() for x in side.images} for side in (once.train, once.test))
+    assert not train & test
+    shares = torch.bincount(once.test.target)
+    assert shares.tolist() == [100] * 10
+
+
+def test_neighbouring_slices_do_not_lie_on_both_sides():
+    train, test = data._slabs(120)
+    assert min(abs(a - b) for a in train for b in test) > data.GAP_MM
+    assert not set(train) & set(test)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "expected"),
+    [
+        ("brain", "classify", "is for `convbench train segment`"),
+        ("mnist", "classify", "no such folder; expected one of mnist5k"),
+    ],
+)
+def test_wrong_names(name, task, expected):
+    with pytest.raises(InputError, match=expected):
+        data.load(name, task)
+
+
+# The user's folders ---------------------------------------------------------------------------------------
+
+
+def picture(path, size=(20, 18), mode="L", value=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0]) + ((3,) if mode == "RGB" else ())
+    random = np.random.default_rng(len(str(path)))
+    pixels = random.integers(0, 255, shape) if value is None else np.resize(value, shape)
+    Image.fromarray(pixels.astype(np.uint8), mode).save(path)
+    return path
+
+
+def classes(folder, count=6, mode="L"):
+    for name in ("cat", "dog"):
+        for number in range(count):
+            picture(folder / name / f"{number}.png", mode=mode)
+    return folder
+
+
+def masks(folder, values=(0, 1, 2), count=6, size=(40, 36)):
+    for number in range(count):
+        picture(folder / "images" / f"{number}.png", size)
+        picture(folder / "masks" / f"{number}.png", size, value=values)
+    return folder
+
+
+def test_class_folders_split_or_given(tmp_path):
+    found = data.load(str(classes(tmp_path / "a", 10)), "classify")
+    assert found.classes == ("cat", "dog")
+    assert (len(found.train.images), len(found.test.images)) == (16, 4)
+    given = tmp_path / "b"
+    classes(given / "train", mode="RGB"), classes(given / "test", 3)
+    found = data.load(str(given), "classify")
+    assert found.train.images.shape == (12, 3, 18, 20) and found.test.images.shape == (6, 3, 18, 20)
+
+
+@pytest.mark.parametrize(("values", "count"), [((0, 1, 2), 3), ((0, 255), 2)])
+def test_masks_are_class_numbers_or_black_and_white(values, count, tmp_path):
+    found = data.load(str(masks(tmp_path, values)), "segment")
+    assert found.size == (32, 32) and len(found.classes) == count
+    assert set(found.train.target.unique().tolist()) == set(range(count))
+
+
+def broken_image(folder):
+    (classes(folder) / "cat" / "0.png").write_bytes(b"\x89PNG nothing")
+    return "classify", "no readable image"
+
+
+def one_class(folder):
+    picture(folder / "cat" / "1.png")
+    return "classify", "1 class folders; expected at least two"
+
+
+def unknown_class(folder):
+    classes(folder / "train"), classes(folder / "test")
+    picture(folder / "test" / "bird" / "1.png")
+    return "classify", "class bird is not in"
+
+
+def no_test(folder):
+    classes(folder / "train")
+    return "classify", "has train/ but no test/"
+
+
+def few(folder):
+    classes(folder, 3)
+    return "classify", "needs at least 5"
+
+
+def empty_class(folder):
+    classes(folder), (folder / "fox").mkdir()
+    return "classify", "no image in it"
+
+
+def no_masks(folder):
+    classes(folder)
+    return "segment", "images: no such folder"
+
+
+def alone(folder):
+    (masks(folder) / "masks" / "3.png").unlink()
+    return "segment", "3 has an image but no mask"
+
+
+def other_size(folder):
+    picture(masks(folder) / "masks" / "3.png", (10, 36), value=0)
+    return "segment", "10x36 pixels, its image has 40x36"
+
+
+def coloured(folder):
+    picture(masks(folder) / "masks" / "3.png", (40, 36), "RGB")
+    return "segment", "mode RGB; a mask has one channel"
+
+
+def black(folder):
+    masks(folder, (0,))
+    return "segment", "masks hold 1 classes"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [broken_image, one_class, unknown_class, no_test, few, empty_class, no_masks, alone, other_size, coloured, black],
+)
+def test_what_is_wrong_with_a_folder(make, tmp_path):
+    task, expected = make(tmp_path)
+    with pytest.raises(InputError, match=expected) as caught:
+        data.load(str(tmp_path), task)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
