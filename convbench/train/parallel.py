@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from convbench.errors import ConvbenchError, InputError
@@ -104,24 +103,44 @@ class BatchNorm2d(nn.BatchNorm2d):
         settings: Any = (other.num_features, other.eps, other.momentum, other.affine, other.track_running_stats)
         made = cls(*settings)
         made.load_state_dict(other.state_dict())
-        return made
+        return made.to(other.running_mean)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> the same; mean and variance are those of the global batch while training."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         count = x.numel() // x.shape[1] * distributed.get_world_size()
-        mean = all_reduce(x.sum((0, 2, 3))) / count
+        mean = _Sum.apply(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        variance = all_reduce((centred * centred).sum((0, 2, 3))) / count
+        variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / count
         with torch.no_grad():
-            step = self.momentum if self.momentum is not None else 0.1
+            batches: Any = self.num_batches_tracked
+            batches.add_(1)
+            step = self.momentum if self.momentum is not None else 1 / int(batches)
             self.running_mean.lerp_(mean, step)
             self.running_var.lerp_(variance * count / max(count - 1, 1), step)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
         y = centred * torch.rsqrt(variance + self.eps)[:, None, None]
         return y if self.weight is None else y * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; every one of them depends on every term, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """The same for the gradient."""
+        return _summed(gradient)
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.contiguous().clone()
+    distributed.all_reduce(total)
+    return total
 
 
 class Dropout(nn.Module):
