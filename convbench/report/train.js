@@ -1,11 +1,11 @@
 "use strict";
 (() => {
   const { read, embed } = convbench;
-  const curves = read("curves"), specs = read("specs");
+  const lines = read("lines"), specs = read("specs");
   async function draw(element) {
     const name = element.dataset.chart, spec = structuredClone(specs[name]);
-    spec.datasets = { points: curves[name] };
-    if (!curves[name].length) { element.hidden = true; return; }
+    spec.datasets = { points: lines[name] };
+    if (!lines[name].length) { element.hidden = true; return; }
     await embed(element, spec, `train-${name}`);
   }
   Promise.all([...document.querySelectorAll("[data-chart]")].map(draw)).then(

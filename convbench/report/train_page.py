@@ -26,7 +26,7 @@ def train_page(result: Result) -> str:
         "took": text.duration(sum(float(h.steps_s().sum()) for h in result.histories)),
     }  # fmt: skip
     data = {
-        "curves": text.clean(
+        "lines": text.clean(
             {"losses": _losses(result.histories), "metrics": _metrics(result.histories), "phases": _phases(result)}
         ),
         "specs": {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import msgspec
 import pytest
 
+from benchmarks.screenshot import chromium
 from convbench.cli.main import run
 from convbench.report import render_training
 from convbench.train.result import COLUMNS, Result
@@ -45,6 +47,17 @@ def test_the_page_shows_hostile_names_as_text(folder):
     assert hostile not in page
     assert "&lt;script&gt;" in page
     assert page.count("data:image/png;base64,") == 24
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    reason="chromium is not installed (apt-get install chromium)",
+)
+def test_the_pages_charts_are_drawn_and_its_pictures_load_under_its_policy(folder):
+    done = chromium(folder / "train.html", "--dump-dom", "--enable-logging=stderr")
+    assert 'data-charts="drawn"' in done.stdout
+    assert done.stdout.count("<svg") > 3 and done.stdout.count("<img") == 24
+    assert "CONSOLE" not in done.stderr
 
 
 def test_the_document_and_going_on_after_the_end(folder, capsys):
