@@ -127,8 +127,8 @@ def _curve(names: Sequence[str], title: str, scale: Any, points: bool = False) -
     import altair as alt
 
     x = alt.X("step:Q", title="step", scale=alt.Scale(nice=False))
-    zero = {"zero": False} if scale == "linear" else {}
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(type=scale, nice=False, **zero), axis=alt.Axis(format="~g"))
+    zero = False if scale == "linear" else alt.Undefined  # Vega warns of it on other scales
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(type=scale, nice=False, zero=zero), axis=alt.Axis(format="~g"))
     tooltip = ["variant:N", "step:Q", alt.Tooltip("value:Q", format=".4~g")]
     return (
         alt.Chart(alt.NamedData("points"))
