@@ -24,13 +24,15 @@ kernel = 3
 """
 # Stands for `convbench run`; what it does depends on the place, which names its folder.
 RUN = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from convbench.results import to_json
 from tests.convbench.records import make_record
 
 out = Path(next(word for word in sys.argv if word.startswith("--out=")).removeprefix("--out="))
+if "CUDA_VISIBLE_DEVICES" in os.environ:
+    sys.exit("convbench: a job should see the GPUs that its parent sees")
 if out.name == "local-2":
     sys.exit("convbench: no space left on device")
 out.mkdir(parents=True)
@@ -47,6 +49,7 @@ def pretend(tmp_path, monkeypatch) -> Path:
     """Runs are pretended; the folder of their results."""
     script = tmp_path / "run.py"
     script.write_text(RUN.format(root=str(ROOT)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(cli, "RUN", (sys.executable, str(script)))
     return tmp_path / "fleet"
 
