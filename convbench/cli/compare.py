@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,12 @@ def _print(comparison: Comparison, refused: list[str], format_: str) -> None:
 
 
 def _csv(comparison: Comparison) -> str:
-    from convbench.compare.rows import COMPARED_NAMES, compared_rows
-    from convbench.results import csv_text
+    from convbench.compare.rows import COMPARED_NAMES, compared_parts
+    from convbench.results import csv_line
 
-    return csv_text(COMPARED_NAMES, (row.values() for row in compared_rows(comparison)))
+    once = cache(csv_line)
+    lines = (f"{once(runs)},{once(case)},{csv_line(rest)}" for runs, case, rest in compared_parts(comparison))
+    return "\n".join((csv_line(COMPARED_NAMES), *lines, ""))
 
 
 def _write(comparison: Comparison, refused: list[str], folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class Comparison:
         """Groups of layers that have a mean in common, by kind in the order of convbench.spec.KINDS."""
         return list(dict.fromkeys(layer.group for layer in self.layers.values()))
 
-    @property
+    @cached_property
     def implementations(self) -> list[str]:
         """All names, in order of appearance."""
         return list(dict.fromkeys(name for side in self.sides for cells in side.cells.values() for name in cells))

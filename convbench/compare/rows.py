@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -45,11 +46,22 @@ COMPARED_NAMES = tuple(column.name for column in COMPARED_COLUMNS)
 
 def compared_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """For each other side and case: the fastest of both, then every implementation that either has."""
+    for parts in compared_parts(comparison):
+        yield dict(zip(COMPARED_NAMES, chain(*parts), strict=True))
+
+
+def compared_parts(comparison: Comparison) -> Iterator[tuple[tuple[Any, ...], ...]]:
+    """The values of each row in three parts: of the runs and of the case, each the same for many rows, and the rest."""
+    cases = {
+        key: (" ".join(layer.suites), layer.label, *_values(layer.row)) for key, layer in comparison.layers.items()
+    }
+    baseline = comparison.baseline
     for other in comparison.others:
-        for key in comparison.layers:
-            names = dict.fromkeys([*_names(comparison.baseline, key), *_names(other, key)])
+        runs = baseline.label, other.label, baseline.record.run_id, other.record.run_id
+        for key, case in cases.items():
+            names = baseline.cells.get(key, {}) | other.cells.get(key, {})
             for name in [FASTEST, *names] if names else []:
-                yield dict(zip(COMPARED_NAMES, _row(comparison, other, key, name), strict=True))
+                yield runs, case, _both(baseline, other, key, name)
 
 
 def run_facts(side: Side) -> dict[str, Any]:
@@ -84,16 +96,11 @@ def _score(name: str, score: Score | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _names(side: Side, key: Key) -> list[str]:
-    return list(side.cells.get(key, ()))
-
-
-def _row(comparison: Comparison, other: Side, key: Key, name: str) -> tuple[Any, ...]:
-    layer, baseline = comparison.layers[key], comparison.baseline
+def _both(baseline: Side, other: Side, key: Key, name: str) -> tuple[Any, ...]:
+    """From ``compared`` on."""
     a, b = cell_of(baseline, key, name), cell_of(other, key, name)
     return (
-        baseline.label, other.label, baseline.record.run_id, other.record.run_id, " ".join(layer.suites), layer.label,
-        *_values(layer.row), name, a and a.implementation, b and b.implementation,
+        name, a and a.implementation, b and b.implementation,
         "ok" if a else baseline.untimed.get((key, name)), "ok" if b else other.untimed.get((key, name)),
         a and a.time.value, b and b.time.value, *_ratio(a, b), a and a.share, b and b.share,
     )  # fmt: skip
