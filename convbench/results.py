@@ -254,9 +254,11 @@ def csv_cell(value: Any) -> str:
     """Text of one cell: None is empty; text that a spreadsheet would run as a formula is quoted with '."""
     if isinstance(value, str):
         return f"'{value}" if value.startswith(FORMULA_STARTS) else value
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    return repr(value)
+    if isinstance(value, float):
+        if 1e-4 <= value < 1e16:  # no exponent: the digits of repr, three times as fast
+            return msgspec.json.encode(value).decode()
+        return repr(value) if math.isfinite(value) else ""
+    return "" if value is None else repr(value)
 
 
 def to_csv(rows: list[Row] | list[RecordedRow]) -> str:

@@ -39,7 +39,8 @@ class Pair(NamedTuple):
             return None
         value = self.b.share / self.a.share
         factor = value / self.ratio.value
-        return Interval(value, *(end and end * factor for end in (self.ratio.low, self.ratio.high)))
+        _, low, high = self.ratio
+        return Interval(value, low and low * factor, high and high * factor)
 
 
 @dataclass(frozen=True)

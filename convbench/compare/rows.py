@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 from convbench.compare.analysis import FASTEST, Comparison, cell_of
-from convbench.compare.sides import Cell, Key, Side
+from convbench.compare.sides import Cell, Key, Side, Source
 from convbench.ratios import Score, quotient, verdict
 from convbench.results import COLUMNS, Column
 
@@ -111,5 +112,9 @@ def _ratio(a: Cell | None, b: Cell | None) -> tuple[Any, ...]:
     if not (a and b):
         return None, None, None, None, "baseline only" if a else "other only"
     ratio = quotient(a.time, b.time)
-    sources = " and ".join(sorted({a.source, b.source} - {""}))
-    return ratio.value, ratio.low, ratio.high, sources or None, verdict(ratio)
+    return *ratio, _sources(a.source, b.source), verdict(ratio)
+
+
+@cache
+def _sources(*sources: Source) -> str | None:
+    return " and ".join(sorted({*sources} - {""})) or None
