@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +76,12 @@ def show(
 
 
 def _print(comparison: Comparison, refused: list[str], format_: str) -> None:
+    from convbench.compare.rows import compared_csv
     from convbench.report import compared
     from convbench.report.markdown import markdown
 
     if format_ == "csv":
-        click.echo(_csv(comparison), nl=False)
+        click.echo(compared_csv(comparison), nl=False)
     elif format_ == "markdown":
         click.echo(markdown(comparison, refused), nl=False)
     else:
@@ -91,24 +91,16 @@ def _print(comparison: Comparison, refused: list[str], format_: str) -> None:
             common.out().print(common.printable(line))
 
 
-def _csv(comparison: Comparison) -> str:
-    from convbench.compare.rows import COMPARED_NAMES, compared_parts
-    from convbench.results import csv_line
-
-    once = cache(csv_line)
-    lines = (f"{once(runs)},{once(case)},{csv_line(rest)}" for runs, case, rest in compared_parts(comparison))
-    return "\n".join((csv_line(COMPARED_NAMES), *lines, ""))
-
-
 def _write(comparison: Comparison, refused: list[str], folder: Path) -> dict[str, str]:
     """Write all files; the page last, as it needs most to be installed. Raises OutputError, InputError."""
+    from convbench.compare.rows import compared_csv
     from convbench.journal import make_folder, write_atomically
     from convbench.report import render_comparison
     from convbench.report.markdown import markdown
 
     make_folder(folder)
     texts = {
-        CSV: lambda: _csv(comparison),
+        CSV: lambda: compared_csv(comparison),
         MARKDOWN: lambda: markdown(comparison, refused),
         PAGE: lambda: render_comparison(comparison, refused),
     }

@@ -167,7 +167,7 @@ def cell_of(side: Side, key: Key, implementation: str) -> Cell | None:
 def _standing(side: Side, pairs: Sequence[Pair]) -> Standing:
     shares = [pair.b.share for pair in pairs if pair.b.share is not None]
     return Standing(
-        side, score([pair.ratio for pair in pairs]), score([pair.share_ratio for pair in pairs if pair.share_ratio]),
+        side, score([pair.ratio for pair in pairs]), score([ratio for pair in pairs if (ratio := pair.share_ratio)]),
         median(shares) if shares else None,
     )  # fmt: skip
 
