@@ -16,6 +16,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from platformdirs import user_cache_dir
 
 from convbench.case import Case
 from convbench.errors import InputError, OutputError
@@ -157,6 +158,11 @@ def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
         return msgspec.json.decode(line, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise InputError(f"{where}: damaged ({error}); {advice}") from None
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made again is kept; CONVBENCH_CACHE_DIR moves all of it. It may not exist yet."""
+    return Path(os.environ.get("CONVBENCH_CACHE_DIR") or user_cache_dir("convbench", appauthor=False)) / name
 
 
 def make_folder(folder: Path) -> None:

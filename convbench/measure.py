@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from time import perf_counter_ns
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from convbench.errors import InputError
 
@@ -120,8 +120,7 @@ class Samples:
         return sum(self.seconds) * self.calls_per_sample
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """An estimate with its 95% interval; low and high are None where there are too few samples."""
 
     value: float

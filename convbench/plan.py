@@ -46,14 +46,13 @@ class Selection:
 
     def keeps(self, row: Row) -> bool:
         """Whether a row of a record is among what is selected; without options every row is."""
-        names = {row.implementation, row.implementation.partition(".")[0]}
         return (
             (not self.suites or row.suite in self.suites)
             and _matches(row.case, self.cases)
-            and (not self.implementations or not names.isdisjoint(self.implementations))
+            and (not self.implementations or not _names(row).isdisjoint(self.implementations))
             and (not self.devices or row.device in self.devices)
             and (not self.dtypes or row.dtype in self.dtypes)
-            and row.pass_ in self.expanded_passes("all")
+            and (not self.passes or row.pass_ in self.expanded_passes("all"))
         )
 
 
@@ -87,6 +86,10 @@ def check_suites(selection: Selection, default_suite: str) -> None:
     """Refuse a wrong suite or layer before anything slow is imported. A model, which needs torch, is left for later."""
     if not selection.models:
         select_cases(selection, default_suite, "forward", ["cpu"])
+
+
+def _names(row: Row) -> set[str]:
+    return {row.implementation, row.implementation.partition(".")[0]}
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

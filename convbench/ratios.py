@@ -34,10 +34,10 @@ class Score:
 
 def quotient(numerator: Interval, denominator: Interval) -> Interval:
     """numerator / denominator; no interval where either has none."""
-    value = numerator.value / denominator.value
-    if numerator.low and numerator.high and denominator.low and denominator.high:
-        return Interval(value, numerator.low / denominator.high, numerator.high / denominator.low)
-    return Interval(value, None, None)
+    (value, low, high), (by, by_low, by_high) = numerator, denominator
+    if low and high and by_low and by_high:
+        return Interval(value / by, low / by_high, high / by_low)
+    return Interval(value / by, None, None)
 
 
 def verdict(ratio: Interval) -> Verdict:

@@ -104,10 +104,13 @@ def read(path: Path) -> Iterator[Stored]:
     """
     if path.suffix == ".csv":
         yield from (Stored(path, record, "csv") for record in read_csv(path))
-    elif pytest_json.is_one(path):
-        yield Stored(path, pytest_json.load(path), "pytest")
-    else:
+        return
+    try:
         yield Stored(path, results.load(path), "json")
+    except InputError:
+        if not pytest_json.is_one(path):
+            raise
+        yield Stored(path, pytest_json.load(path), "pytest")
 
 
 def read_one(argument: Path) -> Record:

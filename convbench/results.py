@@ -219,19 +219,30 @@ def load(path: Path) -> Record:
     if len(data) > LARGEST_RECORD_BYTES:
         raise InputError(f"{path}: larger than {LARGEST_RECORD_BYTES >> 20} MiB, not a run record")
     try:
-        version = msgspec.json.decode(data, type=_Versioned).schema_version
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path}: schema_version {version} is newer than this convbench reads ({SCHEMA_VERSION}); upgrade it"
-            )
-        return msgspec.json.decode(data, type=Record)
+        record = msgspec.json.decode(data, type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _check_version(path, data)  # of a newer one anything may have changed
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: not a convbench run record: {reason}; run it again or --resume its folder") from None
+    _check_version(path, record)
+    return record
 
 
 class _Versioned(Struct):
     schema_version: int
+
+
+def _check_version(path: Path, found: bytes | Record) -> None:
+    """Raises InputError for a newer schema; of what has no version, nothing is known."""
+    try:
+        versioned = msgspec.json.decode(found, type=_Versioned) if isinstance(found, bytes) else found
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if versioned.schema_version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version {versioned.schema_version} is newer than this convbench reads "
+            f"({SCHEMA_VERSION}); upgrade it"
+        )
 
 
 # CSV --------------------------------------------------------------------------------------------
@@ -241,11 +252,13 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 def csv_cell(value: Any) -> str:
     """Text of one cell: None is empty; text that a spreadsheet would run as a formula is quoted with '."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
     if isinstance(value, str):
         return f"'{value}" if value.startswith(FORMULA_STARTS) else value
-    return repr(value)
+    if isinstance(value, float):
+        if 1e-4 <= value < 1e16:  # no exponent: the digits of repr, three times as fast
+            return msgspec.json.encode(value).decode()
+        return repr(value) if math.isfinite(value) else ""
+    return "" if value is None else repr(value)
 
 
 def to_csv(rows: list[Row] | list[RecordedRow]) -> str:
@@ -255,8 +268,11 @@ def to_csv(rows: list[Row] | list[RecordedRow]) -> str:
 
 def csv_text(names: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
     """One header line, then the lines, with safe cells."""
+    return "\n".join((csv_line(names), *map(csv_line, lines), ""))
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """Safe cells as one line, or as a part of one; without the end of the line."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(map(csv_cell, line) for line in lines)
+    csv.writer(text, lineterminator="").writerow(map(csv_cell, values))
     return text.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,24 @@ PAGE, CSV, MARKDOWN = "compare.html", "compare.csv", "compare.md"
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True,
               help="What to print.")  # fmt: skip
 @common.json_option
-@common.no_garbage_collection()
 def command(records: tuple[str, ...], selection: Selection, out: Path | None, format_: str, as_json: bool) -> int:
     """Compare runs of machines or settings, case by case.
 
     RECORD is a run.json, a results.csv, the folder of a run or of many, or a pattern; the first is the baseline.
     Ratios are baseline time / time: above 1 is faster than the baseline. Files that are no records are named and
     left out. Exit code 3: no case in common.
+    """
+    return show(records, selection, out, format_, as_json)
+
+
+@common.no_garbage_collection()
+def show(
+    records: Sequence[str], selection: Selection, out: Path | None, format_: str, as_json: bool,
+    left_out: Sequence[str] = (), fewest: int = 2,
+) -> int:  # fmt: skip
+    """Compare, print and write; ``left_out`` says what else should have been here. Raises InputError below ``fewest``.
+
+    Returns the exit code.
     """
     from convbench.compare import compare
     from convbench.records import read_records
@@ -47,7 +59,8 @@ def command(records: tuple[str, ...], selection: Selection, out: Path | None, fo
     comparison = compare(read_records(records, refused.append), selection.keeps)
     for reason in refused:
         common.err().print(common.printable(f"convbench: refused: {reason}"))
-    if len(comparison.sides) < 2:
+    refused = [*left_out, *refused]
+    if len(comparison.sides) < fewest:
         raise InputError(
             f"{len(comparison.sides)} run to compare, of {', '.join(records)}; give at least two records, or "
             "one of two devices, and options that leave rows in them"
@@ -63,11 +76,12 @@ def command(records: tuple[str, ...], selection: Selection, out: Path | None, fo
 
 
 def _print(comparison: Comparison, refused: list[str], format_: str) -> None:
+    from convbench.compare.rows import compared_csv
     from convbench.report import compared
     from convbench.report.markdown import markdown
 
     if format_ == "csv":
-        click.echo(_csv(comparison), nl=False)
+        click.echo(compared_csv(comparison), nl=False)
     elif format_ == "markdown":
         click.echo(markdown(comparison, refused), nl=False)
     else:
@@ -77,22 +91,16 @@ def _print(comparison: Comparison, refused: list[str], format_: str) -> None:
             common.out().print(common.printable(line))
 
 
-def _csv(comparison: Comparison) -> str:
-    from convbench.compare.rows import COMPARED_NAMES, compared_rows
-    from convbench.results import csv_text
-
-    return csv_text(COMPARED_NAMES, (row.values() for row in compared_rows(comparison)))
-
-
 def _write(comparison: Comparison, refused: list[str], folder: Path) -> dict[str, str]:
     """Write all files; the page last, as it needs most to be installed. Raises OutputError, InputError."""
+    from convbench.compare.rows import compared_csv
     from convbench.journal import make_folder, write_atomically
     from convbench.report import render_comparison
     from convbench.report.markdown import markdown
 
     make_folder(folder)
     texts = {
-        CSV: lambda: _csv(comparison),
+        CSV: lambda: compared_csv(comparison),
         MARKDOWN: lambda: markdown(comparison, refused),
         PAGE: lambda: render_comparison(comparison, refused),
     }

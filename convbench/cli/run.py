@@ -15,8 +15,9 @@ import click
 import msgspec
 
 from convbench.cli import common
+from convbench.cli.cluster import cluster_options, run_on
 from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
-from convbench.plan import Selection
+from convbench.plan import Selection, check_suites
 
 if TYPE_CHECKING:
     from convbench.journal import Header, Journal
@@ -40,6 +41,7 @@ RUNS = Path("reports")  # where runs go without --out
         "convbench run --model my_net.py:make --input 1,3,224,224",
         "convbench run --suite my_layers.toml --precision 1% --out results",
         "convbench run --resume results",
+        "convbench run --cluster cpu,gpu:a100 --out fleet",
     )
 )
 @common.selection_options
@@ -58,6 +60,7 @@ RUNS = Path("reports")  # where runs go without --out
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
+@cluster_options
 @common.json_option
 def command(
     selection: Selection,
@@ -70,6 +73,8 @@ def command(
     seed: int,
     out: Path | None,
     resume: Path | None,
+    cluster: tuple[str, ...] | None,
+    cluster_minutes: float,
     as_json: bool,
 ) -> int:
     """Verify and time layers of published networks.
@@ -84,6 +89,10 @@ def command(
     else:
         policy = partial(_policy, quick, precision, max_time)
         policy(cells=0)  # refuses what cannot be, before anything is looked at
+        # Suites first: a typing mistake should not cost the seconds that torch takes to import.
+        check_suites(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE)
+        if cluster:
+            return run_on(cluster, cluster_minutes, out, save_suite, as_json)
         record, folder, interrupted = _start(selection, save_suite, quick, full, threads, policy, seed, out)
     record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
     paths = _write(record, folder)
@@ -109,8 +118,6 @@ def _start(
     from convbench import plan as planning
     from convbench.journal import Header, Journal
 
-    # Suites first: a typing mistake should not cost the seconds that torch takes to import.
-    planning.check_suites(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE)
     common.err().print("Looking at this machine ...", style="dim")
     from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare

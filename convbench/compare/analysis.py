@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
@@ -38,7 +39,8 @@ class Pair(NamedTuple):
             return None
         value = self.b.share / self.a.share
         factor = value / self.ratio.value
-        return Interval(value, *(end and end * factor for end in (self.ratio.low, self.ratio.high)))
+        _, low, high = self.ratio
+        return Interval(value, low and low * factor, high and high * factor)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Comparison:
         """Groups of layers that have a mean in common, by kind in the order of convbench.spec.KINDS."""
         return list(dict.fromkeys(layer.group for layer in self.layers.values()))
 
-    @property
+    @cached_property
     def implementations(self) -> list[str]:
         """All names, in order of appearance."""
         return list(dict.fromkeys(name for side in self.sides for cells in side.cells.values() for name in cells))
@@ -165,7 +167,7 @@ def cell_of(side: Side, key: Key, implementation: str) -> Cell | None:
 def _standing(side: Side, pairs: Sequence[Pair]) -> Standing:
     shares = [pair.b.share for pair in pairs if pair.b.share is not None]
     return Standing(
-        side, score([pair.ratio for pair in pairs]), score([pair.share_ratio for pair in pairs if pair.share_ratio]),
+        side, score([pair.ratio for pair in pairs]), score([ratio for pair in pairs if (ratio := pair.share_ratio)]),
         median(shares) if shares else None,
     )  # fmt: skip
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 from convbench.compare.analysis import FASTEST, Comparison, cell_of
-from convbench.compare.sides import Cell, Key, Side
+from convbench.compare.sides import Key, Side, Source
 from convbench.ratios import Score, quotient, verdict
-from convbench.results import COLUMNS, Column
+from convbench.results import COLUMNS, Column, csv_cell, csv_line
 
 _SHAPE = ("operator", "kind", "pass", "dtype", "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "padding_h",
           "padding_w", "dilation_h", "dilation_w", "groups", "output_padding_h", "output_padding_w")  # fmt: skip
@@ -45,11 +47,39 @@ COMPARED_NAMES = tuple(column.name for column in COMPARED_COLUMNS)
 
 def compared_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """For each other side and case: the fastest of both, then every implementation that either has."""
+    for parts in compared_parts(comparison):
+        yield dict(zip(COMPARED_NAMES, chain(*parts), strict=True))
+
+
+def compared_csv(comparison: Comparison) -> str:
+    """compare.csv. What is the same on many lines is formatted once; numbers need no quotes."""
+    text = cache(csv_line)
+    lines = (
+        f"{text(runs)},{text(case)},{text(compared)},{_numbers(times)},{text(meaning)},{_numbers(shares)}"
+        for runs, case, compared, times, meaning, shares in compared_parts(comparison)
+    )
+    return "\n".join((csv_line(COMPARED_NAMES), *lines, ""))
+
+
+def _numbers(values: tuple[float | None, ...]) -> str:
+    return ",".join(map(csv_cell, values))
+
+
+def compared_parts(comparison: Comparison) -> Iterator[tuple[tuple[Any, ...], ...]]:
+    """The values of each row in parts: text that is the same for many rows, and numbers.
+
+    Runs, the case, what is compared; times and ratios; what the ratio means; shares.
+    """
+    cases = {
+        key: (" ".join(layer.suites), layer.label, *_values(layer.row)) for key, layer in comparison.layers.items()
+    }
+    baseline = comparison.baseline
     for other in comparison.others:
-        for key in comparison.layers:
-            names = dict.fromkeys([*_names(comparison.baseline, key), *_names(other, key)])
+        runs = baseline.label, other.label, baseline.record.run_id, other.record.run_id
+        for key, case in cases.items():
+            names = baseline.cells.get(key, {}) | other.cells.get(key, {})
             for name in [FASTEST, *names] if names else []:
-                yield dict(zip(COMPARED_NAMES, _row(comparison, other, key, name), strict=True))
+                yield runs, case, *_both(baseline, other, key, name)
 
 
 def run_facts(side: Side) -> dict[str, Any]:
@@ -84,25 +114,21 @@ def _score(name: str, score: Score | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _names(side: Side, key: Key) -> list[str]:
-    return list(side.cells.get(key, ()))
-
-
-def _row(comparison: Comparison, other: Side, key: Key, name: str) -> tuple[Any, ...]:
-    layer, baseline = comparison.layers[key], comparison.baseline
+def _both(baseline: Side, other: Side, key: Key, name: str) -> tuple[tuple[Any, ...], ...]:
+    """The parts from what is compared on."""
     a, b = cell_of(baseline, key, name), cell_of(other, key, name)
-    return (
-        baseline.label, other.label, baseline.record.run_id, other.record.run_id, " ".join(layer.suites), layer.label,
-        *_values(layer.row), name, a and a.implementation, b and b.implementation,
+    compared = (
+        name, a and a.implementation, b and b.implementation,
         "ok" if a else baseline.untimed.get((key, name)), "ok" if b else other.untimed.get((key, name)),
-        a and a.time.value, b and b.time.value, *_ratio(a, b), a and a.share, b and b.share,
     )  # fmt: skip
-
-
-def _ratio(a: Cell | None, b: Cell | None) -> tuple[Any, ...]:
-    """ratio, ratio_low, ratio_high, interval_from, verdict."""
+    shares = a and a.share, b and b.share
     if not (a and b):
-        return None, None, None, None, "baseline only" if a else "other only"
+        times = a and a.time.value, b and b.time.value, None, None, None
+        return compared, times, (None, "baseline only" if a else "other only"), shares
     ratio = quotient(a.time, b.time)
-    sources = " and ".join(sorted({a.source, b.source} - {""}))
-    return ratio.value, ratio.low, ratio.high, sources or None, verdict(ratio)
+    return compared, (a.time.value, b.time.value, *ratio), (_sources(a.source, b.source), verdict(ratio)), shares
+
+
+@cache
+def _sources(*sources: Source) -> str | None:
+    return " and ".join(sorted({*sources} - {""})) or None

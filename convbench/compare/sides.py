@@ -81,16 +81,18 @@ def sides_of(stored: Stored, keeps: Callable[[RecordedRow], bool] = lambda row: 
     bare = msgspec.structs.replace(stored.record, rows=[])
     sides: dict[str, Side] = {}
     for row in filter(keeps, stored.record.rows):
-        side = sides.setdefault(row.device, Side(Stored(stored.path, bare, stored.origin), bare, row.device))
-        _add(side, row)
+        if row.device not in sides:
+            sides[row.device] = Side(Stored(stored.path, bare, stored.origin), bare, row.device)
+        _add(sides[row.device], row)
     return list(sides.values())
 
 
 def _add(side: Side, row: RecordedRow) -> None:
     key = case_id(row)
-    layer = side.layers.setdefault(key, Layer(row))
-    layer.suites[row.suite] = None
-    cells = side.cells.setdefault(key, {})
+    if key not in side.layers:
+        side.layers[key], side.cells[key] = Layer(row), {}
+    side.layers[key].suites[row.suite] = None
+    cells = side.cells[key]
     if row.implementation in cells:
         side.repeated += 1
     elif row.median_s is not None and row.status == "ok":

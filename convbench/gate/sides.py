@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from platformdirs import user_cache_dir
-
 from convbench.errors import InputError
+from convbench.journal import cache_folder
 
 Kind = Literal["revision", "environment", "implementation"]
 
@@ -141,7 +140,7 @@ def imported_from(top: Path) -> list[Path]:
 
 def lay_out(top: Path, commit: str) -> Path:
     """Folder with the revision's ``files`` and the ``metadata`` of its distribution, made once."""
-    base = Path(os.environ.get("CONVBENCH_CACHE_DIR") or user_cache_dir("convbench", appauthor=False)) / "revisions"
+    base = cache_folder("revisions")
     target = base.absolute() / commit
     _forget_old(base)
     if not target.is_dir():

@@ -54,16 +54,11 @@ def cells(comparison: Comparison) -> dict[str, Any]:
 
 def _side(comparison: Comparison, side: Side, number: int, implementations: list[str]) -> dict[str, Any]:
     places = {name: n for n, name in enumerate(implementations)}
-    columns: dict[str, list[Any]] = {name: [] for name in ("layer", "by", "time", "low", "high", "share")}
+    names, lines = ("layer", "by", "time", "low", "high", "share"), []
     for n, key in enumerate(comparison.layers):
         for cell in side.cells.get(key, {}).values():
-            values = (
-                n,
-                places[cell.implementation],
-                *map(short, (cell.time.value, cell.time.low, cell.time.high, cell.share)),
-            )
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
+            lines.append((n, places[cell.implementation], *map(short, (*cell.time, cell.share))))
+    columns = dict(zip(names, map(list, zip(*lines, strict=True)), strict=True)) if lines else {n: [] for n in names}
     return {"label": text.clean(side.label), "colour": colour(number), **columns}
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from convbench.errors import InputError
+from convbench.errors import InputError, OutputError
+from convbench.journal import cache_folder, make_folder, write_atomically
 from convbench.report import text
 
 _FOLDER = Path(__file__).parent
@@ -70,9 +72,17 @@ def _hash(content: str) -> str:
 
 @cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script of about 0.9 MB; a second to make, so kept."""
+    """Vega, Vega-Lite and Vega-Embed as one script of about 0.9 MB; two seconds to make, so kept on disk."""
     vl_convert = needed("vl_convert", "vl-convert-python")
-    return _inline(vl_convert.javascript_bundle(_BUNDLE_NAMES), "the chart library")
+    path = cache_folder("vega") / f"{vl_convert.__version__}-{hashlib.sha256(_BUNDLE_NAMES.encode()).hexdigest()}.js"
+    try:
+        script = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        script = vl_convert.javascript_bundle(_BUNDLE_NAMES)
+        with suppress(OutputError):  # not kept, then
+            make_folder(path.parent)
+            write_atomically(path, script.encode())
+    return _inline(script, "the chart library")
 
 
 def _inline(script: str, name: str) -> str:

@@ -15,12 +15,12 @@ import pytest
 from convbench.cli.main import run as convbench
 from convbench.compare import ALL, compare
 from convbench.compare.environment import differences
-from convbench.compare.rows import COMPARED_NAMES, compared_rows
+from convbench.compare.rows import COMPARED_NAMES, compared_csv, compared_rows
 from convbench.compare.sides import BATCHES, STUDENT, batch_spread, case_id
 from convbench.records import Stored
 from convbench.report import compared, render_comparison
 from convbench.report.markdown import markdown
-from convbench.results import Peak, Record, RecordedRow
+from convbench.results import Peak, Record, RecordedRow, csv_cell
 from tests.convbench.records import ENVIRONMENT, PEAKS, fail, hostile_record, make_record, make_rows
 from tests.convbench.test_records import write_run
 from tests.convbench.test_report import HOSTILE, Elements
@@ -252,6 +252,15 @@ def test_the_command_writes_page_csv_and_markdown_and_names_what_it_refused(fold
     assert "bad.json" in (out / "compare.md").read_text()
     page = Elements((out / "compare.html").read_text())
     assert len(page.json("cells")["sides"]) == 2
+
+
+def test_the_csv_holds_every_row_whatever_its_text(faster):
+    hostile = hostile_record('=a,"b"\nc')
+    comparison = compare([stored(base()), stored(faster), stored(hostile)])
+    found = list(csv.reader(io.StringIO(compared_csv(comparison), newline="")))
+    assert found[0] == list(COMPARED_NAMES)
+    assert found[1:] == [[csv_cell(value) for value in row.values()] for row in compared_rows(comparison)]
+    assert {row[COMPARED_NAMES.index("verdict")] for row in found} >= {"baseline only", "other only", "tie", "faster"}
 
 
 def test_the_document_has_the_columns_of_the_csv(folders, capsys):

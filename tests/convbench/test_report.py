@@ -445,6 +445,24 @@ def test_a_missing_library_is_one_line_with_the_way_out(module, package, monkeyp
     assert "\n" not in str(caught.value)
 
 
+def test_the_chart_library_is_made_once_and_kept(tmp_path, monkeypatch):
+    made = []
+
+    def bundle(names):
+        made.append(names)
+        return "let made = 'é';\n"
+
+    monkeypatch.setattr("vl_convert.javascript_bundle", bundle)
+    monkeypatch.setenv("CONVBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    fresh = shell._bundle.__wrapped__  # as another process would
+    assert fresh() == fresh() == "let made = 'é';\n"
+    assert len(made) == 1
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CONVBENCH_CACHE_DIR", str(tmp_path / "file"))  # where nothing can be kept
+    assert fresh() == fresh() == "let made = 'é';\n"
+    assert len(made) == 3
+
+
 def test_rendering_imports_nothing_heavy(tmp_path):
     (tmp_path / "run.json").write_bytes(to_json(make_record(make_rows(limit=5))))
     code = ("import sys; from convbench.cli.main import run; assert run(['report', sys.argv[1]]) == 0; "
