@@ -25,11 +25,12 @@ _BUNDLE_NAMES = "window.vegaEmbed = vegaEmbed;"
 _SHARED_SCRIPTS = ("vendor/sortable.js", "vendor/sortable.a11y.js", "shared.js")
 
 
-def render(template: str, context: dict[str, Any], data: dict[str, Any], script: str) -> str:
+def render(template: str, context: dict[str, Any], data: dict[str, Any], script: str, pictures: bool = False) -> str:
     """A whole page as text.
 
     context   what the template shows
     data      element id -> what the page's own script, a file of this folder, reads there
+    pictures  whether it shows pictures, which are data: addresses inside it
     """
     jinja2 = needed("jinja2", "jinja2")
     markup = import_module("markupsafe").Markup
@@ -44,7 +45,7 @@ def render(template: str, context: dict[str, Any], data: dict[str, Any], script:
     scripts = [_bundle(), *(_inline(_file(name), name) for name in (*_SHARED_SCRIPTS, script))]
     style = _file("style.css")
     return environment.get_template(template).render(
-        context, data=data, policy=content_security_policy(scripts, style), style=markup(style),
+        context, data=data, policy=content_security_policy(scripts, style, pictures), style=markup(style),
         scripts=[markup(s) for s in scripts], json=lambda value: markup(json_text(value)),
     )  # fmt: skip
 
@@ -57,13 +58,11 @@ def json_text(value: Any) -> str:
     return raw
 
 
-def content_security_policy(scripts: list[str], style: str) -> str:
-    """Nothing but these scripts, this style and pictures inside the page: no network, no eval, no other code."""
+def content_security_policy(scripts: list[str], style: str, pictures: bool = False) -> str:
+    """Nothing but these scripts, this style, and pictures inside the page: no network, no eval, no other code."""
     hashes = " ".join(_hash(script) for script in scripts)
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
-    )
+    images = "img-src data:; " if pictures else ""
+    return f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; {images}base-uri 'none'; form-action 'none'"
 
 
 def _hash(content: str) -> str:

@@ -34,7 +34,7 @@ def train_page(result: Result) -> str:
             "phases": _bars(names),
         },
     }  # fmt: skip
-    return shell.render("train.html.j2", context, data, "train.js")
+    return shell.render("train.html.j2", context, data, "train.js", pictures=True)
 
 
 # Data -------------------------------------------------------------------------------------------------------
