@@ -146,8 +146,9 @@ class Geometry(NamedTuple):
 
 # Where the register tile reads x: as it is; in zero-padded planes, one a stride phase; copied tile by tile.
 IN_PLACE, PLANES, COPIED = range(3)
-# Columns of the table of taps: offset in a plane that is read, in w; output rows that it reaches; phase; eh, ew.
-IN_X, IN_W, FIRST_ROW, LAST_ROW, PHASE, EH, EW, TAP = range(8)
+# Columns of the table of taps: offset in a plane that is read, in w; output rows and columns that it reaches (the last
+# is the first beyond); phase; eh, ew.
+IN_X, IN_W, FIRST_ROW, LAST_ROW, FIRST_COLUMN, LAST_COLUMN, PHASE, EH, EW, TAP = range(10)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
 SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side and outgrow L2
 SHARED = 4  # panels that must share a copy of a tile's pixels
 TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
-FEW = 16  # channels below which finding out where a tile's pixels lie costs more than padded planes
+FEW = 16  # channels below which padded planes are cheaper than copies, if their rows are whole vectors
 TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
 
 
@@ -248,7 +249,7 @@ def _source(t: Taps, live: list[tuple[int, ...]], panels: int, may_copy: bool) -
     may_copy &= panels >= SHARED
     if _is_in_place(t, live):
         return COPIED if may_copy and t.c >= ISA.copied and t.fan == 1 else IN_PLACE
-    return COPIED if may_copy and t.c >= FEW and live else PLANES
+    return COPIED if may_copy and live and (t.c >= FEW or t.output[1] % LANES) else PLANES
 
 
 def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int, ...]]]:
@@ -278,8 +279,11 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     else:
         planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(live))
         x_plane = h * w
-    table = np.array([(x, at, first, last, f, eh, ew) for x, (eh, ew, at, first, last, f)
-                      in zip(planes.offsets, live, strict=True)], np.int64).reshape(-1, TAP)  # fmt: skip
+    entries = [
+        (x, at, first, last, *_reach(ew, t.stride[1], w, q), phase, eh, ew)
+        for x, (eh, ew, at, first, last, phase) in zip(planes.offsets, live, strict=True)
+    ]
+    table = np.array(entries, np.int64).reshape(-1, TAP)
     pitch = planes.pitch
     flat, by_row = -(-((p - 1) * pitch + q) // LANES), p * -(-q // LANES)
     row_vectors = -(-q // LANES) if source == PLANES and by_row < flat else 0

@@ -49,10 +49,12 @@ from convbench_kernels.numba_cpu.geometry import (
     COPIED,
     EH,
     EW,
+    FIRST_COLUMN,
     FIRST_ROW,
     IN_PLACE,
     IN_W,
     IN_X,
+    LAST_COLUMN,
     LAST_ROW,
     PHASE,
     PLANES,
@@ -256,12 +258,14 @@ def _fill_steps(taps, live, count, g, steps, copied_steps, begins):
 @kernel
 def _find_runs(first, vectors, g, runs):
     """The pixels of these vectors, cut where an output row ends: [lane, row, column, pixels]; their number."""
-    count, pixel, end = 0, first * LANES, min(g.p * g.q, (first + vectors) * LANES)
-    while pixel < end:
-        p, q = pixel // g.q, pixel % g.q
-        pixels = min(LANES, g.q - q, end - pixel)
-        runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = pixel - first * LANES, p, q, pixels
-        count, pixel = count + 1, pixel + pixels
+    count, lane, end = 0, 0, min(g.p * g.q - first * LANES, vectors * LANES)
+    p, q = first * LANES // g.q, first * LANES % g.q
+    while lane < end:
+        pixels = min(LANES, g.q - q, end - lane)
+        runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = lane, p, q, pixels
+        count, lane, q = count + 1, lane + pixels, q + pixels
+        if q == g.q:
+            p, q = p + 1, 0
     return count
 
 
@@ -269,15 +273,17 @@ def _find_runs(first, vectors, g, runs):
 def _find_places(taps, live, count, runs, run_count, g, places):
     """Where each tap reads each run: [offset in a plane of x, lanes lo and hi inside the image, whether all are]."""
     for i in range(count):
-        eh, ew = taps[live[i], EH], taps[live[i], EW]
+        tap = live[i]
+        from_row, to_row = taps[tap, FIRST_ROW], taps[tap, LAST_ROW]
+        from_column, to_column = taps[tap, FIRST_COLUMN], taps[tap, LAST_COLUMN]
         for r in range(run_count):
-            h, v = runs[r, 1] * g.stride_h + eh, runs[r, 2] * g.stride_w + ew
-            lo, hi = -(v // g.stride_w) if v < 0 else 0, min(runs[r, 3], (g.w - 1 - v) // g.stride_w + 1)
-            if h < 0 or h >= g.h:
+            p, q, pixels = runs[r, 1], runs[r, 2], runs[r, 3]
+            lo, hi = max(0, from_column - q), min(pixels, to_column - q)
+            if p < from_row or p >= to_row:
                 hi = 0
             at = i * run_count + r
-            places[at, 0], places[at, 1], places[at, 2] = h * g.w + v, lo, hi
-            places[at, 3] = lo == 0 and hi == runs[r, 3]
+            places[at, 0] = (p * g.stride_h + taps[tap, EH]) * g.w + q * g.stride_w + taps[tap, EW]
+            places[at, 1], places[at, 2], places[at, 3] = lo, hi, lo == 0 and hi == pixels
 
 
 @inline_kernel
