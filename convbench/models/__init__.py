@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbench.errors import STRANGERS_ERRORS, InputError
 
@@ -33,11 +33,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in files if name not in ("__init__", "blocks")))
 
 
-def load(spec: str) -> tuple[Module, tuple[int, ...] | None]:
-    """(the model that ``spec`` names, the input shape it is for, if it says one). Runs the model's own code.
+def load(spec: str) -> tuple[Module, Any]:
+    """(the model that ``spec`` names, the INPUT it is for, None where it says none). Runs the model's own code.
 
     ``spec`` is a built-in name, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a function without
-    required arguments that returns a torch.nn.Module, or such a module. An INPUT beside it is its shape.
+    required arguments that returns a torch.nn.Module, or such a module. INPUT stands beside it: a shape, or a function
+    that returns the inputs (convbench.suites.traced.subject).
     Raises InputError for anything else, naming what went wrong.
     """
     place, colon, factory = spec.rpartition(":")
