@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convbench.profile.watch import Event
 
 STEP_TIMES = 10  # --max-time that the step, and each change to it, may take
+MOST_LINES = 30  # of the table in a terminal
 _PASSES = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
 
 
@@ -127,12 +128,16 @@ _SPARE = ("GB/s", "layout", "FLOP/B", "MMAC", "kind", "+-", "calls", "GFLOP/s", 
 
 def _print(found: Profile) -> None:
     step = found.step
+    ordered = sorted(found.rows, key=lambda row: -row.step_s)
+    hidden = len(ordered) - MOST_LINES
+    more = f"; {hidden} more with --out or --json" if hidden > 0 else ""
     common.table(
         f"{found.machine}: {step.model}, {step.passes}, {step.device}, {step.threads} threads",
         _COLUMNS,
-        [_line(row) for row in sorted(found.rows, key=lambda row: -row.step_s)],
+        [_line(row) for row in ordered[:MOST_LINES]],
         "time: one call inside the model; alone: the same call warm and by itself; pass: forward, data gradient, "
-        "weight gradient; gain: alone over fastest alone, ~ a tie",
+        "weight gradient; gain: alone over fastest alone, ~ a tie"
+        + (f"; {more} more with --out or --json" if more > 0 else ""),
         _SPARE,
     )
     for line in (*_step_lines(found), *(f"disturbed: {line}" for line in found.warnings)):

@@ -18,6 +18,7 @@ from convbench.roofline import attainable
 from convbench.savings import spec_of
 
 CHANNELS_LAST = "torch.channels_last"  # the reference of a layer that runs in this layout
+WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
 PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
 
 
@@ -134,14 +135,21 @@ def _add_alone(row: LayerRow, alone: list[RecordedRow]) -> None:
         return
     row.isolated_s, row.isolated_low_s, row.isolated_high_s = own.median_s, own.ci_low_s, own.ci_high_s
     swappable = [other for name, other in timed.items() if PREPACKED not in name]
-    best = min(swappable, key=lambda other: other.median_s or 0.0)
+    best = min(swappable, key=_seconds)
     gain = quotient(interval(own), interval(best))
     row.best_implementation, row.best_algorithm = best.implementation, best.algorithm
     row.best_layout, row.best_s = best.layout, best.median_s
     row.best_speedup, row.best_speedup_ci_low, row.best_speedup_ci_high = gain.value, gain.low, gain.high
+    same = min((other for other in swappable if other.layout == own.layout), key=_seconds)
+    if (quotient(interval(own), interval(same)).low or 0.0) > WORTH_SWAPPING:
+        row.swap_implementation = same.implementation
     packed = [other for name, other in timed.items() if PREPACKED in name]
     if packed:
         row.prepacked_speedup = max(quotient(interval(own), interval(other)).value for other in packed)
+
+
+def _seconds(row: RecordedRow) -> float:
+    return row.median_s or 0.0
 
 
 def interval(row: RecordedRow) -> Interval:

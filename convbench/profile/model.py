@@ -76,6 +76,9 @@ class LayerRow(Struct, kw_only=True):
     best_speedup: Annotated[float | None, _doc("isolated_s / best_s")] = None
     best_speedup_ci_low: float | None = None
     best_speedup_ci_high: float | None = None
+    swap_implementation: Annotated[
+        str | None, _doc("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels")
+    ] = None
     prepacked_speedup: Annotated[
         float | None, _doc("isolated_s over the fastest time with weights packed ahead, which swapping cannot do")
     ] = None

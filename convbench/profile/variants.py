@@ -27,7 +27,6 @@ from convbench.suites.traced import Subject
 
 HOPELESS = 3.0  # a change whose third call takes so many times the step is not sampled
 LARGEST_ERROR = 0.05  # relative L2 difference of the output; bfloat16 keeps well below it
-WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
 
 Run = Callable[[Subject], object]
 Around = Callable[[], AbstractContextManager[Any]]
@@ -65,13 +64,10 @@ def without_denormals() -> Change:
 
 
 def best_kernels(rows: Sequence[LayerRow]) -> dict[str, str]:
-    """What use_kernels takes: the fastest implementation where it clearly wins alone, torch's elsewhere."""
-    wanted = {}
-    for row in rows:
-        low = row.best_speedup_ci_low
-        if row.best_implementation not in (None, REFERENCE) and low and low > WORTH_SWAPPING:
-            wanted[f"{layer_key(spec_of(row))} {row.pass_}"] = row.best_implementation
-    return wanted and {**wanted, "*": REFERENCE}  # type: ignore[return-value]
+    """What use_kernels takes: what clearly wins alone without a change of layout, torch's elsewhere; empty for none."""
+    chosen = {f"{layer_key(spec_of(row))} {row.pass_}": row.swap_implementation for row in rows}
+    wanted = {layer: name for layer, name in chosen.items() if name}
+    return {**wanted, "*": REFERENCE} if wanted else {}
 
 
 @dataclass
@@ -82,7 +78,6 @@ class Trial:
     call: Callable[[], object] | None = None
     error: float | None = None
     reason: str = ""
-    slower: float | None = None
 
     def outcome(self, samples: Mapping[str, Samples], plain: str) -> Variant:
         """What came of it."""
