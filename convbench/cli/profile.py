@@ -136,8 +136,7 @@ def _print(found: Profile) -> None:
         _COLUMNS,
         [_line(row) for row in ordered[:MOST_LINES]],
         "time: one call inside the model; alone: the same call warm and by itself; pass: forward, data gradient, "
-        "weight gradient; gain: alone over fastest alone, ~ a tie"
-        + (f"; {more} more with --out or --json" if more > 0 else ""),
+        f"weight gradient; gain: alone over fastest alone, ~ a tie{more}",
         _SPARE,
     )
     for line in (*_step_lines(found), *(f"disturbed: {line}" for line in found.warnings)):
@@ -157,8 +156,9 @@ def _step_lines(found: Profile) -> list[str]:
         + (f"; {seconds(step.eager_s)} without torch.compile, in which layers are timed" if step.compiled else ""),
         f"convolutions: {seconds(step.convolutions_s)}, {step.convolutions_share:.1%} of the step that nobody watches; "
         f"watching makes the step {step.distortion - 1:+.1%} longer",
-        "beside them: " + ", ".join(f"{o.operator} {o.share:.1%}" for o in step.operators[:5]),
     ]
+    if step.operators:
+        lines.append("beside them: " + ", ".join(f"{o.operator} {o.share:.1%}" for o in step.operators[:5]))
     if step.forward_only_because:
         lines.append(f"forward only: the backward pass failed: {step.forward_only_because}")
     return lines

@@ -12,7 +12,7 @@ from convbench.profile.model import CALL, MIXED_LAYOUT, REPACK, Advice, LayerRow
 
 NOTABLE = 0.02  # share of the step below which a layer is not worth a word
 COLDER = 1.5  # inside the model over alone
-MOST_NAMED = 5
+MOST_NAMED = 3
 SMALL_CONVOLUTIONS = 0.5  # share of the step below which other operators are named
 
 
@@ -70,7 +70,8 @@ def _described(variant: Variant) -> tuple[str, str, str]:
             "with torch.autocast(x.device.type, torch.bfloat16):\n    model(x)",
         ),
         "threads": (
-            f"Running on {rest} threads", "Set it before the first operator, or OMP_NUM_THREADS in the environment",
+            "Running on one thread" if rest == "1" else f"Running on {rest} threads",
+            "Set it before the first operator, or OMP_NUM_THREADS in the environment",
             f"torch.set_num_threads({rest})",
         ),
         "no": (
@@ -84,17 +85,17 @@ def _described(variant: Variant) -> tuple[str, str, str]:
 
 
 def _separable(profile: Profile) -> Iterator[Advice]:
-    for pair in profile.separable[:MOST_NAMED]:
-        if pair.share < NOTABLE:
-            continue
+    for pair in [pair for pair in profile.separable if pair.share >= NOTABLE][:MOST_NAMED]:
         roof = "" if pair.roofline is None else f", {pair.roofline:.2g}x by this machine's roofline"
-        measured = ", not measured"
+        measured, then = "not measured", "It must be trained anew"
         if pair.measured is not None:
-            measured = f", {_ratio(pair.measured, pair.measured_low, pair.measured_high)} measured alone"
+            measured = f"{_ratio(pair.measured, pair.measured_low, pair.measured_high)} measured alone"
+        if pair.measured_high and pair.measured_high < 1:
+            then = "Here it would be slower: leave it"
         yield Advice(
             topic="separable", layers=[pair.case],
             text=f"{pair.case} ({pair.share:.0%} of the step, forward): a depthwise-separable pair in its place would "
-            f"take {pair.paper:.2g}x less arithmetic on paper{roof}{measured}. It must be trained anew",
+            f"take {pair.paper:.2g}x less arithmetic on paper{roof}, {measured}. {then}",
         )  # fmt: skip
 
 
@@ -120,7 +121,8 @@ def _calls(profile: Profile) -> Iterator[Advice]:
 
 
 def _cold(profile: Profile) -> Iterator[Advice]:
-    rows = [row for row in profile.rows if _colder(row)]
+    denormal = {*profile.facts.weight_denormals, *profile.facts.input_denormals}  # explains it better
+    rows = [row for row in profile.rows if _colder(row) and row.case not in denormal]
     excess = sum(row.step_s - row.calls * (row.isolated_s or 0.0) for row in rows) / profile.step.eager_s
     if excess >= NOTABLE:
         worst = max(rows, key=lambda row: row.median_s / (row.isolated_s or row.median_s))
@@ -128,8 +130,8 @@ def _cold(profile: Profile) -> Iterator[Advice]:
             topic="cold", layers=_names(rows),
             text=f"{_count(rows)} {COLDER:g}x slower or more inside the model than alone and warm, {excess:.0%} of the "
             f"step in all; most of all {worst.case} {worst.pass_}, {_ms(worst.median_s)} against "
-            f"{_ms(worst.isolated_s)}. Its weights and input come from memory, not from a cache, and new memory is "
-            "faulted in: a smaller batch or a layer that follows at once keeps data near",
+            f"{_ms(worst.isolated_s)}. Alone, weights and input are in the caches and threads awake; in the model "
+            "other layers come between. Smaller batches, or fused operators (torch.compile), keep data near",
         )  # fmt: skip
 
 

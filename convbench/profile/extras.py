@@ -25,8 +25,7 @@ FEW_CHANNELS = 4  # images: nobody would pad these
 
 def pair_cases(rows: Sequence[LayerRow]) -> list[Case]:
     """Dense forward layers that take the longest, and what would replace them."""
-    dense = [row for row in _forward(rows) if row.kind in DENSE]
-    return quartets(_case(row) for row in dense[:MOST_MEASURED])
+    return quartets(_case(row) for row in _dense(rows)[:MOST_MEASURED])
 
 
 def cliff_cases(rows: Sequence[LayerRow]) -> list[Case]:
@@ -39,9 +38,7 @@ def separables(rows: Sequence[LayerRow], record: Record) -> list[Separable]:
     """Every dense forward layer against its pair; measured where the record holds the pair."""
     measured = {(saving.case, saving.pass_): saving for saving in analyse(record)}
     found = []
-    for row in _forward(rows):
-        if row.kind not in DENSE:
-            continue
+    for row in _dense(rows):
         spec = _spec(row)
         pair = (spec.separable().depthwise(), spec.separable().pointwise())
         saving = measured.get((row.case, "forward"))
@@ -87,6 +84,11 @@ def _forward(rows: Sequence[LayerRow]) -> list[LayerRow]:
     """Forward rows, each shape once, the longest first."""
     longest = sorted((row for row in rows if row.pass_ == "forward"), key=lambda row: -row.step_s)
     return list({_spec(row): row for row in reversed(longest)}.values())[::-1]
+
+
+def _dense(rows: Sequence[LayerRow]) -> list[LayerRow]:
+    """Those that a separable pair could replace: not the first layer, which mixes colours."""
+    return [row for row in _forward(rows) if row.kind in DENSE and row.c > FEW_CHANNELS]
 
 
 def _spec(row: LayerRow) -> ConvSpec:

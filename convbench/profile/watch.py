@@ -197,7 +197,8 @@ def _name(func: Any, args: Any, out: Any) -> str:
         before, after = layout_of(args[0]), layout_of(out)
         if before != after:
             return f"{REPACK} {before} to {after}"
-    return func.overloadpacket.__name__
+    name = func.overloadpacket.__name__
+    return f"{name} ({args[1].dim() - 2}d)" if name.startswith("convolution") else name
 
 
 def layer_of(name: str, pass_: Pass, x: torch.Tensor, w: torch.Tensor, spec: ConvSpec) -> Layer:
