@@ -1,11 +1,13 @@
 """Advice from invented numbers: what is promised was measured on the whole step, the rest is named for what it is."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 
 import msgspec
 import pytest
 
+from benchmarks.screenshot import chromium
 from convbench.profile import layers
 from convbench.profile.advice import advise
 from convbench.profile.export import COLUMNS, contents, markdown, to_csv, trace
@@ -233,3 +235,15 @@ def test_the_page_escapes_hostile_names_and_has_every_file_beside_it():
     files = contents(plain, [], lambda line: None)
     assert set(files) == {"profile.json", "profile.csv", "profile.md", "profile.html", "trace.json"}
     assert json.loads(files["profile.json"])["rows"][0]["pass"] == "forward"
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    reason="chromium is not installed (apt-get install chromium)",
+)
+def test_the_page_draws_its_roofline_under_its_own_policy(tmp_path):
+    path = tmp_path / "profile.html"
+    path.write_text(page(profile(peaks=PEAKS, rows=[row(HOSTILE), row("b", kind="pointwise", share=0.3)])))
+    dom = chromium(path, "--dump-dom").stdout
+    assert 'data-charts="drawn"' in dom
+    assert dom.count('aria-roledescription="circle"') == 2
