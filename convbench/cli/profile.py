@@ -159,6 +159,8 @@ def _step_lines(found: Profile) -> list[str]:
     ]
     if step.operators:
         lines.append("beside them: " + ", ".join(f"{o.operator} {o.share:.1%}" for o in step.operators[:5]))
+    if dtypes := {row.dtype for row in found.rows if row.attainable_gflops is None}:
+        lines.append(f"no roof: no peak is measured here in {', '.join(sorted(dtypes))}")
     if step.forward_only_because:
         lines.append(f"forward only: the backward pass failed: {step.forward_only_because}")
     return lines

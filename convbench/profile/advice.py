@@ -92,10 +92,11 @@ def _separable(profile: Profile) -> Iterator[Advice]:
             measured = f"{_ratio(pair.measured, pair.measured_low, pair.measured_high)} measured alone"
         if pair.measured_high and pair.measured_high < 1:
             then = "Here it would be slower: leave it"
+        more = f" and {pair.modules - 1} more of its shape" if pair.modules > 1 else ""
         yield Advice(
             topic="separable", layers=[pair.case],
-            text=f"{pair.case} ({pair.share:.0%} of the step, forward): a depthwise-separable pair in its place would "
-            f"take {pair.paper:.2g}x less arithmetic on paper{roof}, {measured}. {then}",
+            text=f"{pair.case}{more} ({pair.share:.0%} of the step, forward): a depthwise-separable pair in its place "
+            f"would take {pair.paper:.2g}x less arithmetic on paper{roof}, {measured}. {then}",
         )  # fmt: skip
 
 
@@ -157,8 +158,9 @@ def _prepacked(profile: Profile) -> Iterator[Advice]:
 
 
 def _repacking(profile: Profile) -> Iterator[Advice]:
-    repacks = [other for other in profile.step.operators if other.operator.startswith(REPACK)]
-    for other in repacks:
+    for other in profile.step.operators:
+        if not other.operator.startswith(REPACK) or other.share < NOTABLE:
+            continue
         yield Advice(
             topic="repacking",
             text=f"{other.calls} {other.operator} a step take {_ms(other.step_s)}, {other.share:.1%} of it. Keep one "

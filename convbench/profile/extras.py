@@ -36,20 +36,22 @@ def cliff_cases(rows: Sequence[LayerRow]) -> list[Case]:
 
 def separables(rows: Sequence[LayerRow], record: Record) -> list[Separable]:
     """Every dense forward layer against its pair; measured where the record holds the pair."""
-    measured = {(saving.case, saving.pass_): saving for saving in analyse(record)}
+    names: dict[ConvSpec, str] = {}  # in the record: those of the first module of a shape
+    for row in record.rows:
+        names.setdefault(spec_of(row), row.case)
+    measured = {saving.case: saving for saving in analyse(record) if saving.pass_ == "forward"}
     found = []
-    for row in _dense(rows):
-        spec = _spec(row)
+    for layer in _dense(rows):
+        spec = _spec(layer)
+        alike = [row.share for row in rows if row.pass_ == "forward" and _spec(row) == spec]
         pair = (spec.separable().depthwise(), spec.separable().pointwise())
-        saving = measured.get((row.case, "forward"))
-        found.append(
-            Separable(
-                case=row.case, share=row.share, paper=count.macs(spec) / sum(map(count.macs, pair)),
-                roofline=_least(spec, row, record, pair),
-                **({"measured": saving.measured_unfused, "measured_low": saving.measured_unfused_low,
-                    "measured_high": saving.measured_unfused_high} if saving else {}),
-            )
-        )  # fmt: skip
+        each = Separable(case=layer.case, modules=len(alike), share=sum(alike),
+                         paper=count.macs(spec) / sum(map(count.macs, pair)),
+                         roofline=_least(spec, layer, record, pair))  # fmt: skip
+        if saving := measured.get(names.get(spec, "")):
+            each.measured, each.measured_low = saving.measured_unfused, saving.measured_unfused_low
+            each.measured_high = saving.measured_unfused_high
+        found.append(each)
     return found
 
 
@@ -82,8 +84,11 @@ def call_seconds(device: str) -> float:
 
 def _forward(rows: Sequence[LayerRow]) -> list[LayerRow]:
     """Forward rows, each shape once, the longest first."""
-    longest = sorted((row for row in rows if row.pass_ == "forward"), key=lambda row: -row.step_s)
-    return list({_spec(row): row for row in reversed(longest)}.values())[::-1]
+    found: dict[ConvSpec, LayerRow] = {}
+    for row in sorted(rows, key=lambda row: -row.step_s):
+        if row.pass_ == "forward":
+            found.setdefault(_spec(row), row)
+    return list(found.values())
 
 
 def _dense(rows: Sequence[LayerRow]) -> list[LayerRow]:

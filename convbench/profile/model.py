@@ -133,6 +133,7 @@ class Separable(Struct, kw_only=True):
     """What a depthwise-separable pair in place of a dense layer would give: dense over pair."""
 
     case: str
+    modules: Annotated[int, _doc("how many have this shape; share is theirs together")] = 1
     paper: float
     roofline: float | None = None
     measured: float | None = None

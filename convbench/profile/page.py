@@ -25,7 +25,7 @@ def page(found: Profile) -> str:
     context = {
         "found": found, "step": found.step, "rows": rows, "peaks": tables.peak_lines(peaks),
         "colours": {kind: colour(number + 1) for number, kind in enumerate(kinds)},
-        "passes": list(dict.fromkeys(row.pass_ for row in rows)), "largest": max(row.share for row in rows),
+        "passes": list(dict.fromkeys(row.pass_ for row in rows)),
         "engineering": text.engineering,
     }  # fmt: skip
     data = {

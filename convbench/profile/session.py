@@ -101,7 +101,8 @@ def _compiled_frames() -> int:
 
 def _alone(cases: list[Case], options: Options, live: Live) -> Record:
     """Every case on every implementation, verified, with the machine's peaks."""
-    plan = _plan(cases, options, options.implementations, options.alone_s)
+    covered = [case for case in cases if not all(i.supports(case) for i in options.implementations)]
+    plan = _plan(covered or cases, options, options.implementations, options.alone_s)
     record = begin(plan, {"threads": options.threads}, quick=True, command="profile")
     with live(plan) as progress:
         return execute(plan, record, progress)
