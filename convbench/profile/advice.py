@@ -36,11 +36,12 @@ def _variants(profile: Profile) -> Iterator[Advice]:
             yield Advice(topic=_topic(variant), text=f"{what} was not measured: {variant.reason}")
             continue
         evidence = f"{_ratio(variant.speedup, variant.ci_low, variant.ci_high)}, measured on the whole step"
-        if profile.warnings and _topic(variant) == "threads":
-            evidence += ", while the machine was disturbed"
         if variant.error:
             evidence += f"; the output differs by {variant.error:.0e}"
-        if variant.ci_low and variant.ci_low > 1:
+        if profile.warnings and _topic(variant) == "threads":  # busy neighbours slow many threads more than one
+            yield Advice(topic="threads", text=f"{what} gives {evidence}, while other work disturbed the machine: no "
+                         "advice; measure again when it is idle")  # fmt: skip
+        elif variant.ci_low and variant.ci_low > 1:
             yield Advice(topic=_topic(variant), text=f"{what} makes the step faster: {evidence}. {how}", code=code,
                          gain=variant.speedup)  # fmt: skip
         elif variant.ci_high and variant.ci_high < 1:

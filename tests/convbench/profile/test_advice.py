@@ -82,6 +82,14 @@ def test_a_change_that_failed_says_why_and_the_largest_gain_comes_first():
     assert found[2].text == "bfloat16 by autocast was not measured: RuntimeError: no"
 
 
+def test_threads_are_not_judged_on_a_disturbed_machine():
+    variant = Variant(name="threads 1", speedup=2.0, ci_low=1.9, ci_high=2.1)
+    (advice,) = advise(profile(variants=[variant], warnings=["others"]))
+    assert (advice.gain, advice.code) == (None, "")
+    assert "Running on one thread gives 2.00x (1.90 - 2.10)" in advice.text
+    assert advise(profile(variants=[variant]))[0].gain == 2.0
+
+
 def test_what_has_no_measured_gain_says_on_paper_alone_or_by_roofline():
     found = texts(
         separable=[Separable(case="a", paper=8.8, roofline=7.0, share=0.1),
