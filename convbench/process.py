@@ -35,6 +35,12 @@ def default_threads() -> int:
     return min(usable_cpus(), ceil(quota)) if quota else usable_cpus()
 
 
+def usual_threads() -> int:
+    """Threads that torch takes without being told: OMP_NUM_THREADS, or every usable CPU whatever the quota."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(told) if told.isdecimal() and int(told) else usable_cpus()
+
+
 def checked_threads(threads: int | None) -> int:
     """The number of threads asked for, default_threads() for None.
 

@@ -66,16 +66,19 @@ class Shape(click.ParamType):
         return sizes
 
 
+DTYPES = click.Choice(get_args(DType))
+input_option = click.option("--input", "inputs", multiple=True, type=Shape(),
+                            help="Shape of the model's input; one for each.")  # fmt: skip
 _SELECTORS = (
     click.option("--pass", "pass_", multiple=True, type=click.Choice(tuple(PASS_GROUPS)), help="Pass to compute."),
-    click.option("--dtype", multiple=True, type=click.Choice(get_args(DType)), help="Element type."),
+    click.option("--dtype", multiple=True, type=DTYPES, help="Element type."),
     click.option("--device", multiple=True, metavar="DEVICE", help="cpu, cuda, cuda:1, ..."),
     click.option("--impl", multiple=True, metavar="NAME", help="Implementation (numba.direct) or family (numba)."),
     click.option("--case", multiple=True, metavar="GLOB", help="Only layers whose name matches."),
     click.option("--suite", multiple=True, metavar="NAME|FILE.toml", help="Suite by name or file."),
 )
 _MODELS = (
-    click.option("--input", "inputs", multiple=True, type=Shape(), help="Shape of the model's input; one for each."),
+    input_option,
     click.option("--model", multiple=True, metavar="SPEC",
                  help="Layers of a model: built in, FILE.py:FACTORY or MODULE:FACTORY. Runs its code."),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 from convbench.cli import common
 from convbench.plan import REFERENCE
@@ -16,8 +17,8 @@ _COLUMNS = (
 _SPARE = ("GFLOP/s", "pass", "shape", "+-", "algorithm", "reference")
 
 
-def shape(row: RecordedRow) -> str:
-    """Short shape: 64x56x56 -> 128, 3x3 s2 d2 g64, batch only when above 1."""
+def shape(row: Any) -> str:
+    """Short shape of what has a row's columns: 64x56x56 -> 128, 3x3 s2 d2 g64, batch only when above 1."""
     batch = f"{row.n}x" if row.n > 1 else ""
     extras = [f"s{row.stride_h}"] * (row.stride_h > 1) + [f"d{row.dilation_h}"] * (row.dilation_h > 1)
     extras += [f"g{row.groups}"] * (row.groups > 1)

@@ -33,12 +33,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in files if name not in ("__init__", "blocks")))
 
 
-def load(spec: str, **offered: Any) -> tuple[Module, tuple[int, ...] | None]:
-    """(the model that ``spec`` names, the input shape it is for, if it says one). Runs the model's own code.
+def load(spec: str, **offered: Any) -> tuple[Module, Any]:
+    """(the model that ``spec`` names, the INPUT it is for, None where it says none). Runs the model's own code.
 
     ``spec`` is a built-in name, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a function that returns a
     torch.nn.Module, or such a module. Of ``offered`` it gets the arguments that it has; it may require no other.
-    An INPUT beside it is its shape. Raises InputError for anything else, naming what went wrong.
+    INPUT stands beside it: a shape, or a function that returns the inputs (convbench.suites.traced.subject).
+    Raises InputError for anything else, naming what went wrong.
     """
     module, factory = find(spec)
     return _build(spec, factory, offered), getattr(module, "INPUT", None)

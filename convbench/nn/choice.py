@@ -3,13 +3,15 @@
 numba.auto                                   every convolution
 triton.auto,numba.auto                       the first that supports the case
 depthwise=numba.auto forward=torch.aten      by kind or pass, the first entry that fits
+conv2d_1x8x9x9_k8_3x3_s1_p1_d1_g1=torch.aten by layer, and by layer and pass (.._g1_forward)
 strict numba.auto                            refuse instead of falling back to torch
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import get_args
 
@@ -17,25 +19,27 @@ from convbench.case import Case
 from convbench.errors import InputError
 from convbench.plugin import Implementation
 from convbench.registry import registry
-from convbench.spec import Kind, Pass
+from convbench.spec import ConvSpec, Kind, Pass
 
 Names = str | Sequence[str]
 Wanted = Names | Mapping[str, Names]
 
+_LAYER = re.compile(rf"conv(2d|_transpose2d)( \w+)+?( bias)?( ({'|'.join(get_args(Pass))}))?")
 STRICT, ANY = "strict", "*"
 KEYS = (*get_args(Kind), *get_args(Pass), ANY)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked for: names by kind, pass or ANY, in order; strict refuses what none of them supports."""
+    """What was asked for: names by layer, kind, pass or ANY, in order; strict refuses what none of them supports."""
 
     entries: tuple[tuple[str, tuple[str, ...]], ...]
     strict: bool
 
     def names(self, case: Case) -> tuple[str, ...]:
         """Implementations for a case, the preferred one first; none where no entry fits."""
-        fits = (case.spec.kind, case.pass_, ANY)
+        layer = layer_key(case.spec)
+        fits = (*map(_word, (layer, f"{layer} {case.pass_}")), case.spec.kind, case.pass_, ANY)
         return next((names for key, names in self.entries if key in fits), ())
 
     def pick(self, case: Case) -> tuple[Implementation | None, str]:
@@ -55,16 +59,29 @@ class Choice:
 def encode(wanted: Wanted, strict: bool = False) -> str:
     """The text of a choice.
 
-    Raises InputError for an implementation that is not installed, and for a key that is no kind or pass.
+    Raises InputError for an implementation that is not installed, and for a key that is no layer, kind or pass.
     """
     entries = wanted if isinstance(wanted, Mapping) else {ANY: wanted}
     parts = [STRICT] * strict
     for key, names in entries.items():
-        if key not in KEYS:
-            raise InputError(f"use_kernels: {key!r} is no kind or pass; expected one of {', '.join(KEYS)}")
+        if key not in KEYS and not _LAYER.fullmatch(key):
+            raise InputError(
+                f"use_kernels: {key!r} is no layer, kind or pass; expected one of {', '.join(KEYS)}, or a layer as the "
+                "report prints it"
+            )
         listed = [names] if isinstance(names, str) else list(names)
-        parts.append(f"{key}={','.join(map(_checked, listed))}")
+        parts.append(f"{_word(key)}={','.join(map(_checked, listed))}")
     return " ".join(parts)
+
+
+def layer_key(spec: ConvSpec) -> str:
+    """The key of a layer: its shape as ConvSpec prints it, with or without a bias alike."""
+    return str(replace(spec, bias=False))
+
+
+def _word(key: str) -> str:
+    """A key in the text of a choice, where blanks separate entries."""
+    return key.removesuffix(" bias").replace(" ", "_")
 
 
 @cache

@@ -24,15 +24,16 @@ class use_kernels(TorchFunctionMode):
         loss.backward()
         print(used)
 
-    wanted  a name as `convbench list` shows it; several, the first that supports a case is taken; or a mapping from a
-            kind ("depthwise") or pass ("weight_gradient") or "*" to names, the first entry that fits
+    wanted  a name as `convbench list` shows it; several, the first that supports a case is taken; or a mapping to names
+            from a layer's shape ("conv2d 1x64x56x56 k64 3x3 s1 p1 d1 g1", and a pass behind it or not: as the report
+            prints it), a kind ("depthwise"), a pass ("weight_gradient") or "*", the first entry that fits
     strict  raise ConvbenchError with the reason instead of letting torch compute what none of them supports
 
     The block's value is a Report: which layer ran on what, or on torch and why. It holds for the thread that entered
     the block. torch.compile may wrap the model or the block. What torch runs from C++ (TorchScript, a loaded
     AOTInductor package) does not pass through Python and stays as it is.
 
-    Raises InputError for an unknown implementation, kind or pass.
+    Raises InputError for an unknown implementation, layer, kind or pass.
     """
 
     def __init__(self, wanted: Wanted = "numba.auto", strict: bool = False) -> None:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from convbench import ratios
 from convbench.measure import Interval
@@ -126,8 +127,8 @@ def implementations(rows: Iterable[RecordedRow]) -> list[str]:
     return sorted(names, key=lambda name: name != reference)
 
 
-def place(row: RecordedRow) -> str:
-    """What a roof, and a mean, belongs to."""
+def place(row: Any) -> str:
+    """What a roof, and a mean, of something with a row's columns belongs to."""
     return f"{row.device}, {row.dtype}"
 
 

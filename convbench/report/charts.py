@@ -155,7 +155,15 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
     """Log-log roofline: every timed cell under the measured roofs."""
     import altair as alt
 
-    (x_low, x_high), (y_low, y_high) = domains(peaks, data)
+    dots = alt.Chart(alt.NamedData("cells")).mark_point(filled=True, size=52, opacity=0.85)
+    return under_roofs(dots.encode(tooltip=_tooltip(), **_identity(rows)), domains(peaks, data))
+
+
+def under_roofs(dots: alt.Chart, domain: tuple[Span, Span]) -> dict[str, Any]:
+    """Dots, which have no places yet, at their intensity and rate under the measured roofs."""
+    import altair as alt
+
+    (x_low, x_high), (y_low, y_high) = domain
     x_scale = alt.Scale(type="log", domain=[x_low, x_high], nice=False)
     y_scale = alt.Scale(type="log", domain=[y_low, y_high], nice=False)
     x = alt.X("x:Q", scale=x_scale, title="arithmetic intensity (FLOP/byte)")
@@ -186,18 +194,11 @@ def roofline_spec(rows: Sequence[RecordedRow], peaks: Sequence[Peak], data: dict
         bind="scales", name="zoom", zoom="wheel![event.shiftKey]",
         translate="[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
     )  # fmt: skip
-    dots = (
-        alt.Chart(alt.NamedData("cells"))
-        .mark_point(filled=True, size=52, opacity=0.85)
-        .encode(
-            x=alt.X("intensity:Q", scale=x_scale, title=x["title"], axis=ticks),
-            y=alt.Y("rate:Q", scale=y_scale, title=y["title"], axis=ticks),
-            tooltip=_tooltip(),
-            **_identity(rows),
-        )
-        .add_params(zoom)
+    placed = dots.encode(
+        x=alt.X("intensity:Q", scale=x_scale, title=x["title"], axis=ticks),
+        y=alt.Y("rate:Q", scale=y_scale, title=y["title"], axis=ticks),
     )
-    chart = alt.layer(*lines, *labels, dots).properties(
+    chart = alt.layer(*lines, *labels, placed.add_params(zoom)).properties(
         width="container", height=440, description="Roofline: GFLOP/s over arithmetic intensity, both logarithmic"
     )
     return chart.to_dict()

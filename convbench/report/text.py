@@ -136,8 +136,11 @@ def half_width(row: RecordedRow) -> float | None:
     return (row.ci_high_s - row.ci_low_s) / 2 / row.median_s
 
 
-def shape(row: RecordedRow) -> str:
-    """Input, filters and what is not the default: 64×56×56 → 128, 3×3 s2 g64; batch only above 1."""
+def shape(row: Any) -> str:
+    """Input, filters and what is not the default: 64×56×56 → 128, 3×3 s2 g64; batch only above 1.
+
+    row: a RecordedRow, or anything with its columns.
+    """
 
     def both(letter: str, h: int, w: int, default: int) -> list[str]:
         return [] if h == w == default else [f"{letter}{h}" if h == w else f"{letter}{h}×{w}"]

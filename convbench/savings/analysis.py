@@ -59,8 +59,8 @@ def _four(dense: ConvSpec) -> dict[str, ConvSpec]:
     return dict(zip(HALVES, (dense, pair.depthwise(), pair.pointwise(), pair), strict=True))
 
 
-def spec_of(row: RecordedRow) -> ConvSpec:
-    """The convolution that a row is about."""
+def spec_of(row: Any) -> ConvSpec:
+    """The convolution that a row is about: a RecordedRow, or anything with its columns."""
     return ConvSpec(
         row.operator, row.n, row.c, row.h, row.w, row.k, row.r, row.s,
         (row.stride_h, row.stride_w), (row.padding_h, row.padding_w), (row.dilation_h, row.dilation_w),

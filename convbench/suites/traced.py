@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +29,29 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A model in evaluation mode and what to call it with; ``shown`` names the inputs in messages."""
+
+    name: str
+    model: torch.nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shown: str
+
+    def __call__(self) -> Any:
+        """The model's output. Raises InputError where it fails."""
+        try:
+            return self.model(*self.args, **self.kwargs)
+        except InputError:
+            raise
+        except STRANGERS_ERRORS as error:
+            raise InputError(
+                f"--model {self.name}: it fails on {self.shown}: {type(error).__name__}: {error}; "
+                "give the shapes it is for"
+            ) from None
+
+
+@dataclass(frozen=True)
 class Call:
     """One convolution that ran: the module it ran in, its shape, and which weight it used."""
 
@@ -46,53 +69,77 @@ def suite_of(source: ModelSource) -> Suite:
 
     Raises InputError for a model that cannot be loaded or run on these shapes, or has no two-dimensional convolution.
     """
+    import torch
+
+    ready = subject(source, "cpu", torch.float32)
+    with torch.no_grad(), uncompiled(), _listening(ready.model) as recorder:
+        ready()
+    calls = recorder.calls
+    if not calls:
+        raise no_convolution(ready)
+    name = re.sub(r"\W+", "_", source.model.rpartition(":")[2])
+    return Suite(name, f"Convolutions of the model {source.model} on {ready.shown}.", _layers(calls),
+                 (*recorder.others, *_rest(ready.model, calls)), network=True)  # fmt: skip
+
+
+def subject(source: ModelSource, device: str, dtype: torch.dtype | None = None) -> Subject:
+    """The model on a device with inputs: random ones of the shapes given, or what INPUT beside the model says.
+
+    INPUT is a shape, or a function that returns the inputs: a tuple of positional arguments, a dictionary of keyword
+    arguments, or the one argument. dtype: of parameters and floating inputs; None leaves them as the model has them.
+
+    Raises InputError for a model that cannot be loaded or moved, and where no input is known.
+    """
     from convbench import models
 
     model, own = models.load(source.model)
-    shapes = source.inputs or ((tuple(own),) if own else ())
-    if not shapes:
+    if not (source.inputs or own):
         raise InputError(f"--model {source.model}: give the shape of its input, such as --input 1,3,224,224")
-    calls, others = _run(source, model, shapes)
-    shown = " and ".join("x".join(map(str, shape)) for shape in shapes)
-    if not calls:
+    try:
+        model.eval().to(device, dtype)
+        args, kwargs = _inputs(model, source.inputs, own, device, dtype)
+    except STRANGERS_ERRORS as error:
         raise InputError(
-            f"--model {source.model}: no two-dimensional convolution ran on an input of {shown}; convbench has nothing "
-            "to measure in it"
-        )
-    name = re.sub(r"\W+", "_", source.model.rpartition(":")[2])
-    return Suite(name, f"Convolutions of the model {source.model} on {shown}.", _layers(calls),
-                 (*others, *_rest(model, calls)), network=True)  # fmt: skip
+            f"--model {source.model}: moving it to {device}, or making its INPUT (a shape, or a function that returns "
+            f"the inputs), failed: {type(error).__name__}: {error}"
+        ) from None
+    shown = " ".join(f"--input {','.join(map(str, shape))}" for shape in source.inputs) or "its INPUT"
+    return Subject(source.model, model, args, kwargs, shown)
+
+
+def _inputs(
+    model: torch.nn.Module, shapes: Sequence[Shape], own: Any, device: str, dtype: torch.dtype | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = dtype or next(floats, torch.float32)
+    if shapes or not callable(own):
+        return tuple(torch.rand(shape, device=device).to(dtype) for shape in shapes or (tuple(own),)), {}
+    made = tree_map_only(torch.Tensor, lambda t: t.to(device, dtype if t.is_floating_point() else None), own())
+    return ((), made) if isinstance(made, dict) else (made if isinstance(made, tuple) else (made,), {})
 
 
 def network_macs(model: torch.nn.Module, shape: Shape) -> int:
     """Nominal multiply-accumulates of the convolutions and matrix products of one forward pass on the CPU."""
     import torch
 
-    with torch.no_grad(), _uncompiled(), _listening(model) as recorder:
+    with torch.no_grad(), uncompiled(), _listening(model) as recorder:
         model.eval()(torch.rand(shape))
     return sum(count.macs(call.spec) for call in recorder.calls) + sum(other.macs for other in recorder.others)
 
 
-def _run(source: ModelSource, model: torch.nn.Module, shapes: Sequence[Shape]) -> tuple[list[Call], list[Other]]:
-    import torch
-
-    inputs = [torch.rand(shape) for shape in shapes]
-    try:
-        model.eval().float().cpu()
-        with torch.no_grad(), _uncompiled(), _listening(model) as recorder:
-            model(*inputs)
-    except InputError:
-        raise
-    except STRANGERS_ERRORS as error:
-        given = " ".join(f"--input {','.join(map(str, shape))}" for shape in shapes)
-        raise InputError(
-            f"--model {source.model}: it fails on {given}: {type(error).__name__}: {error}; give the shapes it is for"
-        ) from None
-    return recorder.calls, recorder.others
+def no_convolution(ready: Subject) -> InputError:
+    """The error of a model in which there is nothing to measure."""
+    return InputError(
+        f"--model {ready.name}: no two-dimensional convolution ran on {ready.shown}; convbench has nothing to measure "
+        "in it"
+    )
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
+def uncompiled() -> Iterator[None]:
     """Functions that torch.compile wraps run as they were written, so that their convolutions are seen."""
     import torch
 
@@ -107,22 +154,31 @@ def _listening(model: torch.nn.Module) -> Iterator[Any]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     aten = torch.ops.aten
-    inside: list[str] = []
 
     class Recorder(TorchDispatchMode):
-        def __init__(self) -> None:
+        def __init__(self, here: Callable[[], str]) -> None:
             super().__init__()
+            self.here = here
             self.calls: list[Call] = []
             self.others: list[Other] = []
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            name = next((name for name in reversed(inside) if name), "") or "model"
+            name = self.here()
             if func is aten.convolution.default and args[0].dim() == 4:
-                self.calls.append(Call(name, _spec(*args), id(args[1])))
+                self.calls.append(Call(name, spec_of(*args[:9]), id(args[1])))
             elif func in (aten.addmm.default, aten.mm.default, aten.bmm.default):
                 self.others.append(Other(f"{name} {len(self.others) + 1}", out.numel() * args[-2].shape[-1]))
             return out
+
+    with module_names(model) as here, Recorder(here) as recorder:
+        yield recorder
+
+
+@contextmanager
+def module_names(model: torch.nn.Module) -> Iterator[Callable[[], str]]:
+    """A function that names the innermost module that runs: ``model`` outside all of those that have a name."""
+    inside: list[str] = []
 
     def leave(*_: Any) -> None:
         inside.pop()
@@ -132,16 +188,15 @@ def _listening(model: torch.nn.Module) -> Iterator[Any]:
         # torch.compile wraps a module in one that names it _orig_mod
         name = re.sub(r"(^|\.)_orig_mod\b\.?", r"\1", name)
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: inside.append(name)))
-        hooks.append(module.register_forward_hook(leave))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
     try:
-        with Recorder() as recorder:
-            yield recorder
+        yield lambda: next((name for name in reversed(inside) if name), "") or "model"
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _spec(
+def spec_of(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, stride: Any, padding: Any, dilation: Any,
     transposed: bool, output_padding: Any, groups: int,
 ) -> ConvSpec:  # fmt: skip

@@ -140,7 +140,7 @@ def test_the_saved_suite_reads_back_equal(file, tmp_path, capsys):
         ("FILE:needs", (), "needs arguments (depth)"),
         ("FILE:fails", (), "RuntimeError: no weights here"),
         ("FILE:number", (), "made a int; expected a torch.nn.Module"),
-        ("FILE:without", ("2,8",), "no two-dimensional convolution ran on an input of 2x8"),
+        ("FILE:without", ("2,8",), "no two-dimensional convolution ran on --input 2,8"),
         ("FILE:Odd", ("1,3,8,8",), "fails on --input 1,3,8,8"),
         ("FILE:Odd", ("1,-3,8,8",), "write sizes such as 1,3,224,224"),
         ("FILE:Odd", ("1000000,1000000,8,8",), "more than 2^40 elements"),
@@ -191,3 +191,19 @@ def test_hooks_and_modes_are_gone_after_a_model_that_raises(file, capsys):
     assert not module._forward_pre_hooks
     assert not module._forward_hooks
     assert not torch.utils._python_dispatch._get_current_dispatch_mode()
+
+
+@pytest.mark.parametrize(
+    "made", ["{'x': torch.rand(1, 4, 8, 8)}", "torch.rand(1, 4, 8, 8)", "(torch.rand(1, 4, 8, 8).double(),)"]
+)
+def test_an_input_that_is_made_by_a_function(made, tmp_path):
+    path = tmp_path / "made_input.py"
+    path.write_text(SOURCE.replace("INPUT = (1, 4, 8, 8)", f"def INPUT():\n    return {made}"))
+    assert layers(f"{path}:Odd")["shared"].spec.x_shape == (1, 4, 8, 8)
+
+
+def test_an_input_function_that_fails_is_named(tmp_path, capsys):
+    path = tmp_path / "bad_input.py"
+    path.write_text(SOURCE.replace("INPUT = (1, 4, 8, 8)", "def INPUT():\n    return 1 / 0"))
+    assert run(["count", "--model", f"{path}:Odd"]) == 2
+    assert "making its INPUT" in capsys.readouterr().err

@@ -257,3 +257,20 @@ def test_ddp_on_two_processes_has_the_gradients_of_the_whole_batch(tmp_path):
 def test_importing_convbench_loads_no_torch():
     code = "import sys, convbench; assert not {'torch', 'numba'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_layers_shape_with_or_without_a_pass_chooses_its_kernel():
+    """The keys are what the report prints, with or without the bias that only the forward pass knows."""
+    model = Net()
+    with convbench.use_kernels("torch.aten") as used:
+        model(IMAGES).sum().backward()
+    dilated, shared = (next(ran.layer for ran in used.rows if sign in ran.layer) for sign in ("d2", "8x8 k8 3x3 s1"))
+    wanted = {dilated: "numba.direct", f"{shared} weight_gradient": "numba.direct", "*": "torch.aten"}
+    with convbench.use_kernels(wanted, strict=True) as used:
+        model(IMAGES).sum().backward()
+    direct = {(ran.layer.removesuffix(" bias"), ran.pass_) for ran in used.rows if ran.implementation == "numba.direct"}
+    passes = ("forward", "data_gradient", "weight_gradient")
+    assert dilated.endswith(" bias")
+    assert direct == {(dilated.removesuffix(" bias"), p) for p in passes} | {(shared, "weight_gradient")}
+    with pytest.raises(InputError, match="no layer, kind or pass"):
+        convbench.use_kernels({"conv2d_dilated=x": "torch.aten"})

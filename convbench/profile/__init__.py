@@ -1,0 +1,12 @@
+"""A user's own model, layer by layer: what each convolution costs in it, what bounds it, and what to do about it.
+
+watch      runs a step of the model under torch's dispatcher and stamps every operator
+layers     joins that with measurements of the same layers alone: one row a layer and pass
+facts      what tensors and order tell without a clock
+extras     separable pairs, channels rounded up, a bare call
+variants   changes to the whole step: kernels, layout, type, threads
+session    all of it in order
+advice     lines with evidence, from plain data
+model      the plain data
+export     CSV, JSON, Markdown, Chrome trace; page is the HTML
+"""

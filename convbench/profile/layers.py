@@ -1,0 +1,162 @@
+"""Joins what was seen inside the model with what was measured alone: one row a layer and pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+from convbench import count
+from convbench.case import Case, DType
+from convbench.measure import Interval, median_interval
+from convbench.plan import REFERENCE
+from convbench.profile.model import CALL, LayerRow, OtherOperator
+from convbench.profile.watch import Event, Layer
+from convbench.ratios import quotient
+from convbench.results import Peak, RecordedRow
+from convbench.roofline import attainable
+from convbench.savings import spec_of
+
+CHANNELS_LAST = "torch.channels_last"  # the reference of a layer that runs in this layout
+WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
+PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
+
+
+def cases(layers: Iterable[Layer], device: str) -> list[Case]:
+    """What to measure alone: each shape, type and pass once, named by the first module that has it."""
+    found: dict[tuple, Case] = {}
+    for layer in layers:
+        if layer.dtype in get_args(DType):
+            case = Case(layer.spec, layer.pass_, layer.dtype, device, "model", layer.name)  # type: ignore[arg-type]
+            found.setdefault(_key(case), case)
+    return list(found.values())
+
+
+def sums(steps: Sequence[Sequence[Event]]) -> dict[Layer | str, tuple[int, list[float]]]:
+    """What ran -> (calls in the last step, its seconds in each step), in the order of first appearance."""
+    seconds: dict[Layer | str, list[float]] = defaultdict(lambda: [0.0] * len(steps))
+    for number, events in enumerate(steps):
+        for event in events:
+            seconds[event.what][number] += event.seconds
+    calls: dict[Layer | str, int] = defaultdict(int)
+    for event in steps[-1]:
+        calls[event.what] += 1
+    return {what: (calls[what], values) for what, values in seconds.items() if calls[what]}
+
+
+def rows(
+    steps: Sequence[Sequence[Event]], step_s: float, device: str, peaks: list[Peak], call_s: float | None,
+    alone: Sequence[RecordedRow],
+) -> list[LayerRow]:  # fmt: skip
+    """One row for each layer and pass of the watched steps.
+
+    step_s  time of a step that nobody watches
+    call_s  what a call costs by itself, None where unknown
+    alone   rows of a run over cases()
+    """
+    timed: dict[tuple, list[RecordedRow]] = defaultdict(list)
+    for row in alone:
+        timed[spec_of(row), row.pass_, row.dtype].append(row)
+    return [
+        _row(what, calls, median_interval(seconds), step_s, device, peaks, call_s,
+             timed[what.spec, what.pass_, what.dtype])
+        for what, (calls, seconds) in sums(steps).items()
+        if isinstance(what, Layer)
+    ]  # fmt: skip
+
+
+def operators(steps: Sequence[Sequence[Event]], step_s: float) -> list[OtherOperator]:
+    """Everything that is no two-dimensional convolution, the most expensive first."""
+    found = [
+        OtherOperator(
+            operator=what, calls=calls, step_s=(whole := median_interval(seconds).value), share=whole / step_s
+        )
+        for what, (calls, seconds) in sums(steps).items()
+        if isinstance(what, str)
+    ]
+    return sorted(found, key=lambda operator: -operator.step_s)
+
+
+def totals(found: Sequence[LayerRow]) -> dict[str, Any]:
+    """Sums over a step: calls, MACs, parameters (each module's once), bytes and seconds, in all and by pass."""
+    whole: dict[str, Any] = {"params": sum({row.case: row.params for row in found if row.pass_ == "forward"}.values())}
+    for name in ("", *dict.fromkeys(row.pass_ for row in found)):
+        chosen = [row for row in found if name in ("", row.pass_)]
+        sums_ = {column: sum(row.calls * getattr(row, column) for row in chosen)
+                 for column in ("macs", "valid_macs", "bytes")}  # fmt: skip
+        times = {"calls": sum(row.calls for row in chosen), "step_s": sum(row.step_s for row in chosen)}
+        whole |= {f"{name}_{key}" if name else key: value for key, value in (sums_ | times).items()}
+    return whole
+
+
+def _row(
+    layer: Layer, calls: int, step: Interval, step_s: float, device: str, peaks: list[Peak], call_s: float | None,
+    alone: list[RecordedRow],
+) -> LayerRow:  # fmt: skip
+    spec, case = layer.spec, Case(layer.spec, layer.pass_, device=device)
+    bytes_ = count.compulsory_bytes(case) * _item_bytes(layer.dtype) // _item_bytes("float32")
+    macs, valid = count.macs(spec, layer.pass_), count.valid_macs(spec, layer.pass_)
+    seconds = step.value / calls
+    row = LayerRow(
+        case=layer.name, operator=spec.operator, kind=spec.kind, pass_=layer.pass_, dtype=layer.dtype, device=device,
+        layout=layer.layout, n=spec.n, c=spec.c, h=spec.h, w=spec.w, k=spec.k, r=spec.r, s=spec.s,
+        stride_h=spec.stride[0], stride_w=spec.stride[1], padding_h=spec.padding[0], padding_w=spec.padding[1],
+        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], groups=spec.groups,
+        output_padding_h=spec.output_padding[0], output_padding_w=spec.output_padding[1], bias=spec.bias, calls=calls,
+        params=count.params(spec), macs=macs, valid_macs=valid, bytes=bytes_, intensity=2 * valid / bytes_,
+        median_s=seconds, ci_low_s=step.low and step.low / calls, ci_high_s=step.high and step.high / calls,
+        step_s=step.value, share=step.value / step_s, gflops=2 * macs / seconds / 1e9,
+        gbytes_per_s=bytes_ / seconds / 1e9,
+    )  # fmt: skip
+    _add_roof(row, peaks, call_s)
+    _add_alone(row, alone)
+    return row
+
+
+def _item_bytes(dtype: str) -> int:
+    import torch
+
+    return getattr(torch, dtype).itemsize
+
+
+def _add_roof(row: LayerRow, peaks: list[Peak], call_s: float | None) -> None:
+    roof = attainable(2 * row.valid_macs, row.bytes, peaks, row.device, row.dtype) if row.valid_macs else None
+    if roof is None:
+        return
+    row.attainable_gflops = roof.flops_per_s / 1e9
+    row.roofline_fraction = 2 * row.valid_macs / row.median_s / roof.flops_per_s
+    row.bound = CALL if call_s and call_s > roof.seconds(2 * row.valid_macs) else roof.bound
+
+
+def _add_alone(row: LayerRow, alone: list[RecordedRow]) -> None:
+    timed = {other.implementation: other for other in alone if other.median_s}
+    own = timed.get(CHANNELS_LAST if row.layout == "channels_last" else REFERENCE) or timed.get(REFERENCE)
+    if own is None:
+        return
+    row.isolated_s, row.isolated_low_s, row.isolated_high_s = own.median_s, own.ci_low_s, own.ci_high_s
+    swappable = [other for name, other in timed.items() if PREPACKED not in name]
+    best = min(swappable, key=_seconds)
+    gain = quotient(interval(own), interval(best))
+    row.best_implementation, row.best_algorithm = best.implementation, best.algorithm
+    row.best_layout, row.best_s = best.layout, best.median_s
+    row.best_speedup, row.best_speedup_ci_low, row.best_speedup_ci_high = gain.value, gain.low, gain.high
+    same = min((other for other in swappable if other.layout == own.layout), key=_seconds)
+    if (quotient(interval(own), interval(same)).low or 0.0) > WORTH_SWAPPING:
+        row.swap_implementation = same.implementation
+    packed = [other for name, other in timed.items() if PREPACKED in name]
+    if packed:
+        row.prepacked_speedup = max(quotient(interval(own), interval(other)).value for other in packed)
+
+
+def _seconds(row: RecordedRow) -> float:
+    return row.median_s or 0.0
+
+
+def interval(row: RecordedRow) -> Interval:
+    """The time of a timed row."""
+    assert row.median_s
+    return Interval(row.median_s, row.ci_low_s, row.ci_high_s)
+
+
+def _key(case: Case) -> tuple:
+    return case.spec, case.pass_, case.dtype

@@ -1,0 +1,193 @@
+"""A profile as plain data: one row a layer and pass, the step they are part of, what could be changed, and advice."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from convbench.results import Peak, RecordedRow
+from convbench.spec import Kind, Operator, Pass
+
+CALL = "call"  # bound: the roof allows less time than a call costs
+REPACK = "repack"  # what a copy into another memory format is called among the operators
+MIXED_LAYOUT = "nchw, weights channels_last"
+
+
+def _doc(doc: str, unit: str = "") -> Meta:
+    return Meta(description=f"{doc} [{unit}]" if unit else doc)
+
+
+class LayerRow(Struct, kw_only=True):
+    """One pass of one convolution of one module, in the model and alone. Columns named as in results.csv mean the same.
+
+    ``median_s`` and what follows from it (gflops, gbytes_per_s, roofline_fraction) is the time inside the model.
+    """
+
+    case: Annotated[str, _doc("the module that calls it")]
+    operator: Operator
+    kind: Kind
+    pass_: Pass = field(name="pass")
+    dtype: str
+    device: str
+    layout: Annotated[str, _doc("memory format of its input in the model")]
+    n: int
+    c: int
+    h: int
+    w: int
+    k: int
+    r: int
+    s: int
+    stride_h: int
+    stride_w: int
+    padding_h: int
+    padding_w: int
+    dilation_h: int
+    dilation_w: int
+    groups: int
+    output_padding_h: int
+    output_padding_w: int
+    bias: bool
+    calls: Annotated[int, _doc("how often a step calls it")]
+    params: int
+    macs: int
+    valid_macs: int
+    bytes: int
+    intensity: Annotated[float, _doc("2 x valid_macs / bytes", "FLOP/byte")]
+    median_s: Annotated[float, _doc("median time of one call inside the model", "s")]
+    ci_low_s: float | None = None
+    ci_high_s: float | None = None
+    step_s: Annotated[float, _doc("median time of all its calls in a step", "s")]
+    share: Annotated[float, _doc("step_s over the time of an eager step that nobody watches")]
+    gflops: float
+    gbytes_per_s: float
+    attainable_gflops: float | None = None
+    roofline_fraction: float | None = None
+    bound: Annotated[
+        str | None, _doc("what limits it: compute, a memory level, or call (the roof allows less than a call costs)")
+    ] = None
+    isolated_s: Annotated[float | None, _doc("the same call alone and warm, in its layout, by torch", "s")] = None
+    isolated_low_s: float | None = None
+    isolated_high_s: float | None = None
+    best_implementation: Annotated[str | None, _doc("fastest verified implementation, alone")] = None
+    best_algorithm: str | None = None
+    best_layout: str | None = None
+    best_s: float | None = None
+    best_speedup: Annotated[float | None, _doc("isolated_s / best_s")] = None
+    best_speedup_ci_low: float | None = None
+    best_speedup_ci_high: float | None = None
+    swap_implementation: Annotated[
+        str | None, _doc("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels")
+    ] = None
+    prepacked_speedup: Annotated[
+        float | None, _doc("isolated_s over the fastest time with weights packed ahead, which swapping cannot do")
+    ] = None
+
+
+class OtherOperator(Struct, kw_only=True):
+    """What else a step spends time on: an aten operator, or repacking between memory formats."""
+
+    operator: str
+    calls: int
+    step_s: float
+    share: float
+
+
+class Variant(Struct, kw_only=True):
+    """The whole step under one change, against the step as it is; no speed-up where the change failed (``reason``)."""
+
+    name: str
+    speedup: Annotated[float | None, _doc("time of the step as it is / time with the change, interleaved pairs")] = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    error: Annotated[float | None, _doc("relative L2 difference of the model's output")] = None
+    reason: str = ""
+    detail: dict[str, Any] = {}
+
+
+class Step(Struct, kw_only=True):
+    """One step of the model. Distortion is the watched step's time over that of the same step unwatched, both eager."""
+
+    model: str
+    device: str
+    passes: str
+    forward_only_because: str = ""
+    compiled: bool = False
+    threads: int
+    median_s: float
+    ci_low_s: float | None = None
+    ci_high_s: float | None = None
+    eager_s: Annotated[float, _doc("without torch.compile; median_s where the model does not use it", "s")]
+    samples: int
+    watched_s: float
+    distortion: float
+    distortion_ci_low: float | None = None
+    distortion_ci_high: float | None = None
+    convolutions_s: Annotated[float, _doc("sum of all rows' step_s", "s")]
+    convolutions_share: Annotated[float, _doc("convolutions_s / eager_s")]
+    call_s: Annotated[float | None, _doc("a convolution of one number: what a call costs here", "s")] = None
+    operators: list[OtherOperator] = []
+
+
+class Separable(Struct, kw_only=True):
+    """What a depthwise-separable pair in place of a dense layer would give: dense over pair."""
+
+    case: str
+    modules: Annotated[int, _doc("how many have this shape; share is theirs together")] = 1
+    paper: float
+    roofline: float | None = None
+    measured: float | None = None
+    measured_low: float | None = None
+    measured_high: float | None = None
+    share: float
+
+
+class Cliff(Struct, kw_only=True):
+    """The same layer with channels rounded up: less time for more work. Forward, alone, by torch."""
+
+    case: str
+    c: int
+    k: int
+    more_c: int
+    more_k: int
+    speedup: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+class Facts(Struct, kw_only=True, frozen=True):
+    """What a look at the tensors of one forward pass showed, layer by layer."""
+
+    weight_denormals: dict[str, int] = {}
+    input_denormals: dict[str, int] = {}
+    gridding: Annotated[list[list[tuple[str, int]]], _doc("successive dilated layers whose rates share a factor")] = []
+
+
+class Advice(Struct, kw_only=True):
+    """One thing to do, or not to, and why. ``gain`` is a measured speed-up of the step, where there is one."""
+
+    topic: str
+    text: str
+    code: str = ""
+    layers: list[str] = []
+    gain: float | None = None
+
+
+class Profile(Struct, kw_only=True):
+    """All that profile.json holds beside the rows."""
+
+    run_id: str
+    machine: str
+    started: str
+    convbench_version: str
+    step: Step
+    totals: dict[str, Any] = {}
+    advice: list[Advice] = []
+    variants: list[Variant] = []
+    separable: list[Separable] = []
+    cliffs: list[Cliff] = []
+    facts: Facts = Facts()
+    peaks: list[Peak] = []
+    warnings: list[str] = []
+    isolated: list[RecordedRow] = []
+    rows: list[LayerRow] = []

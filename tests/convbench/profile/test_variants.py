@@ -1,0 +1,101 @@
+"""A change must run, agree with the model and not be hopeless before it is sampled; the model itself is left alone."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from convbench.measure import Samples
+from convbench.profile.variants import Change, attempt, changes, difference, without_denormals
+from convbench.profile.watch import forward
+from convbench.suites.traced import Subject
+from tests.convbench.profile.test_advice import row
+
+
+def subject():
+    torch.manual_seed(0)
+    return Subject("net", nn.Conv2d(4, 8, 3).eval(), (torch.rand(1, 4, 6, 6),), {}, "--input")
+
+
+def timer(seconds):
+    return lambda call, calls: (call(), seconds)[1]
+
+
+def trial(change, seconds=1.0):
+    return attempt(change, subject(), forward, 1.0, timer(seconds))
+
+
+def scaled(factor):
+    def prepared(given):
+        model = nn.Conv2d(4, 8, 3)
+        model.load_state_dict({name: factor * value for name, value in given.model.state_dict().items()})
+        return replace(given, model=model)
+
+    return prepared
+
+
+def fails(given):
+    raise RuntimeError("no\nway")
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds", "reason"),
+    [
+        (Change("fails", prepared=fails), 1.0, "RuntimeError: no way"),
+        (Change("wrong", prepared=scaled(2.0)), 1.0, "its output differs by 1.0e+00"),
+        (Change("nan", prepared=scaled(float("nan"))), 1.0, "its output differs by nan"),
+        (Change("slow"), 3.5, "3.5 times slower in the best of 4 calls"),
+    ],
+)
+def test_a_change_that_cannot_be_taken_says_why(change, seconds, reason):
+    found = trial(change, seconds)
+    assert found.call is None
+    assert found.reason == reason
+    assert found.outcome({"plain": Samples()}, "plain").speedup is None
+
+
+def test_a_change_that_can_is_judged_by_pairs_of_the_same_round():
+    found = trial(Change("close", prepared=scaled(1.001)))
+    assert found.error == pytest.approx(0.001, rel=1e-3)
+    samples = {"plain": Samples(1, [2.0] * 6, list(range(6))), "close": Samples(1, [1.0] * 6, list(range(6)))}
+    outcome = found.outcome(samples, "plain")
+    assert (outcome.speedup, outcome.ci_low, outcome.ci_high) == (2.0, 2.0, 2.0)
+
+
+def test_a_change_runs_in_its_context_and_threads_are_set_back():
+    inside = []
+
+    @contextmanager
+    def around():
+        inside.append("in")
+        yield
+        inside.append("out")
+
+    trial(Change("around", around))
+    assert inside == ["in", "out"] * 6  # once for its output, once to warm up, four times timed
+    before = torch.get_num_threads()
+    (threads,) = [c for c in changes([], "cpu", before, before + 1, "float64") if c.name.endswith(str(before + 1))]
+    with threads.around():
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_layout_and_denormals_are_changed_in_a_copy():
+    given = subject()
+    with torch.no_grad():
+        given.model.weight[0, 0, 0, 0] = 1e-40
+    (layout,) = [c for c in changes([row()], "cuda:0", 2, 2, "float64") if c.name == "channels_last"]
+    last = layout.prepared(given)
+    assert last.model.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last.args[0].is_contiguous(memory_format=torch.channels_last)
+    assert without_denormals().prepared(given).model.weight[0, 0, 0, 0] == 0
+    assert given.model.weight[0, 0, 0, 0] > 0
+    assert given.model.weight.is_contiguous()
+
+
+def test_outputs_are_compared_wherever_their_tensors_are():
+    one, two = {"a": [torch.ones(3)], "n": 1}, {"a": [torch.full((3,), 1.1)], "n": 2}
+    assert difference(one, two) == pytest.approx(0.1, rel=1e-5)
+    assert difference({"n": 1}, {"n": 2}) is None
