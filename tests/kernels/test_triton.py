@@ -30,13 +30,43 @@ def interpreted() -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("layout", ["", "_channels_last"])
-@pytest.mark.parametrize("pass_", PASSES)
-def test_in_the_interpreter(interpreted, layout, pass_):
-    ran = [
-        dtype for name, _, dtype, ran_pass in interpreted if name == f"triton.depthwise{layout}" and ran_pass == pass_
-    ]
-    assert ran.count("float32") == 6
-    assert ran.count("float16") == ran.count("bfloat16") == 3
+@pytest.mark.parametrize(
+    ("name", "passes", "shapes", "of_each_short_type"),
+    [("depthwise", PASSES, 6, 3), ("implicit_gemm", PASSES, 8, 4), ("fused", ("forward",), 2, 1)],
+)
+def test_in_the_interpreter(interpreted, name, layout, passes, shapes, of_each_short_type):
+    for pass_ in PASSES:
+        ran = [dtype for i, _, dtype, its in interpreted if i == f"triton.{name}{layout}" and its == pass_]
+        assert ran.count("float32") == (shapes if pass_ in passes else 0)
+        short = of_each_short_type if pass_ in passes else 0
+        assert ran.count("float16") == ran.count("bfloat16") == short
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation", "stride"), [(3, 1, 1, 2), (4, 1, 1, 2), (3, 2, 2, 3), (1, 0, 1, 2)]
+)
+def test_phases_take_every_tap_to_every_pixel_that_it_reaches_once(kernel, padding, dilation, stride):
+    """Against the definition: dx[i] takes dy[p] by tap r where i = p*stride - padding + r*dilation."""
+    from convbench_kernels.torch_cuda.implicit_gemm import tap_table
+
+    spec = ConvSpec.create((1, 1, 11, 9), 1, kernel, stride=stride, padding=padding, dilation=dilation)
+    taps, phases = tap_table(spec, gradient=True)
+    found = sorted(
+        (p * stride + i, q * stride + j, p + eh, q + ew)
+        for first, count, i, j, rows, columns in phases
+        for p in range(rows)
+        for q in range(columns)
+        for eh, ew, _, _ in taps[first : first + count]
+        if 0 <= p + eh < spec.p and 0 <= q + ew < spec.q
+    )
+    reach = [r * dilation - padding for r in range(kernel)]
+    expected = sorted(
+        (p * stride + a, q * stride + b, p, q)
+        for p in range(spec.p) for q in range(spec.q) for a in reach for b in reach
+        if 0 <= p * stride + a < spec.h and 0 <= q * stride + b < spec.w
+    )  # fmt: skip
+    assert found == expected
+    assert sum(rows * columns for *_, rows, columns in phases) == spec.h * spec.w
 
 
 def test_what_it_does_not_do():
@@ -50,6 +80,19 @@ def test_what_it_does_not_do():
         assert supports(Case(SHAPES[name], device="cuda:0")) == "depthwise convolutions only"
     large = ConvSpec.create((1, 2, 20, 20), 2, 13, groups=2)
     assert "taps" in supports(Case(large, device="cuda:0"))
+
+
+def test_what_the_dense_kernels_do_not_do():
+    from convbench_kernels.torch_cuda import fused, implicit_gemm
+
+    dense, pair = implicit_gemm.IMPLEMENTATIONS[0].supports, fused.IMPLEMENTATIONS[0].supports
+    for name in ("3x3 same", "grouped", "up grouped"):
+        assert dense(Case(SHAPES[name], device="cuda:0")) == ""
+        assert pair(Case(SHAPES[name], device="cuda:0")) == "depthwise-separable pairs only"
+    assert dense(Case(SHAPES["depthwise"], device="cuda:0")) == "depthwise: see triton.depthwise"
+    assert dense(Case(SHAPES["pair"], device="cuda:0")) == "one convolution only"
+    assert pair(Case(SHAPES["pair"], device="cuda:0")) == ""
+    assert pair(Case(SHAPES["pair"], "data_gradient", device="cuda:0")) == "forward only"
 
 
 def test_without_a_device_the_family_is_unavailable():

@@ -37,11 +37,11 @@ def supports(covers: Covers, case: Case) -> str:
 
 
 def both_layouts(name: str, covers: Covers, build: Build, summary: str) -> list[Implementation]:
-    """triton.NAME on contiguous tensors and triton.NAME_channels_last, on request; build(case, layout) -> Kernel."""
+    """triton.NAME on contiguous tensors and triton.NAME_channels_last; build(case, layout) -> Kernel."""
 
     def make(layout: Layout, suffix: str, where: str) -> Implementation:
         name_, covered = f"triton.{name}{suffix}", partial(supports, covers)
-        return Implementation(name_, covered, lambda case: build(case, layout), summary + where, layout, True)
+        return Implementation(name_, covered, lambda case: build(case, layout), summary + where, layout)
 
     return [make("nchw", "", ""), make("channels_last", "_channels_last", ", channels_last")]
 
