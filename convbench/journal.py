@@ -36,6 +36,7 @@ class Header(Struct, kw_only=True):
     threads: int
     seed: int
     named: list[str] = []
+    isolated: list[str] = []
 
 
 class Entry(Struct, kw_only=True):

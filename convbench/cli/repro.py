@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -90,12 +91,13 @@ def _repeat(path: Path, old: Record) -> Record:
     plan = _plan(old, settings)
     select_devices([plan.cases[0].device])  # refuses one that is not here
     from convbench.cli.progress import live
+    from convbench.isolate import Isolated
     from convbench.machine.environment import detect
     from convbench.run import execute, new_record
 
     new = new_record(detect(with_torch=True), [], old.settings | {"allocator": allocator}, "repro")
-    with live(plan) as progress:
-        return execute(plan, new, progress)
+    with live(plan) as progress, closing(Isolated()) as worker:
+        return execute(plan, new, progress, worker=worker)
 
 
 def _settings(path: Path, old: Record) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def _plan(old: Record, settings: dict[str, Any]) -> Plan:
 
     names = [row.implementation for row in old.rows]
     return Plan([_case(old.rows[0])], registry().select(names), settings["policy"], settings["threads"],
-                settings["seed"], frozenset(names))  # fmt: skip
+                settings["seed"], frozenset(names), frozenset(old.settings.get("isolated", ())))  # fmt: skip
 
 
 def _differences(path: Path, old: Record, new: Record) -> list[Difference]:
