@@ -239,6 +239,14 @@ class _Unseen:
     def done(self, rows: list[RecordedRow]) -> None: ...
 
 
+def _end_with_parent() -> None:
+    """A kernel that hangs does not outlive a parent that was killed."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, linux/prctl.h
+
+
 def main() -> None:
     """Keep the pipe for answers, and give kernels nothing to print to or to read from."""
     from convbench.process import keep_freed_memory
@@ -249,6 +257,7 @@ def main() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _end_with_parent()
     os.register_at_fork(after_in_child=lambda: os._exit(0), after_in_parent=lambda: os._exit(FORKED))
     keep_freed_memory()
     serve(requests, answers, shared)

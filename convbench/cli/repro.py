@@ -37,9 +37,10 @@ NEEDED = ("seed", "threads", "policy")
 def command(
     record: Path, case: str, impl: str | None, pass_: str | None, dtype: str | None, device: str | None, as_json: bool
 ) -> int:
-    """Repeat one CASE of a run: same seed, data, threads, implementations and order of sampling.
+    """Repeat one case of a run as it was recorded.
 
-    RECORD is a run.json or its folder, CASE a layer or SUITE/LAYER. Prints old and new times side by side, and what
+    The same seed, data, threads, implementations and order of sampling. RECORD is a run.json or its folder, CASE a
+    layer or SUITE/LAYER. Prints old and new times side by side, and what
     differs in the environment. Exit code 4: a cell failed.
     """
     from convbench.results import FAILED_STATUSES, load

@@ -144,6 +144,7 @@ def _start(
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named), isolated=sorted(plan.isolated)))  # fmt: skip
+    journal.lock()
     return _go(plan, record, journal, frozenset(), before)
 
 
@@ -171,6 +172,7 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     from convbench.run import Plan, resume
 
     journal = Journal(folder)
+    journal.lock()
     header, record, done = resume(journal)
     if len(done) == len(header.cases):
         common.err().print(f"{folder}: all {len(done)} cases are finished; writing the report again")
