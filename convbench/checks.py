@@ -79,6 +79,7 @@ class Trial:
     inputs: list[Guarded] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
     earlier: list[Outputs] = field(default_factory=list)  # results of earlier calls, still in use
+    meddled: bool = False  # with operands or results of those calls
 
     @property
     def exact(self) -> bool:
@@ -160,7 +161,7 @@ def check_new_memory(t: Trial) -> str:
         return "returned memory of an operand, expected a new tensor"
     if mine & {out.untyped_storage().data_ptr() for outputs in t.earlier for out in outputs}:
         return "returned the memory of an earlier result, expected a new tensor"
-    return ""
+    return "wrote to tensors of an earlier call" if t.meddled else ""
 
 
 def check_no_fallback(t: Trial) -> str:

@@ -37,6 +37,7 @@ class Header(Struct, kw_only=True):
     threads: int
     seed: int
     named: list[str] = []
+    isolated: list[str] = []
 
 
 class Entry(Struct, kw_only=True):
@@ -83,6 +84,22 @@ class Log(Generic[H, E]):
             raise self._taken() from None
         except OSError as error:
             raise OutputError(f"{self.path.parent}: {error.strerror}; choose another --out") from None
+
+    def lock(self) -> None:
+        """Keep every other process from going on with this one until this process ends, where the system can.
+
+        Raises InputError where another has it, or there is none.
+        """
+        with suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                self._lock = self.path.open("rb")
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.path.parent}: a run is going on there; wait for its end") from None
+            except OSError as error:
+                raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
 
     def _taken(self) -> OutputError:
         folder = self.path.parent

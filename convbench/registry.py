@@ -12,6 +12,7 @@ from typing import Any
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.plugin import Implementation, Probe, Unavailable
 
+OWN = "convbench"  # the distribution
 KERNELS_GROUP = "convbench.kernels"
 PROBES_GROUP = "convbench.probes"
 
@@ -26,6 +27,7 @@ class Registry:
 
     implementations: dict[str, Implementation] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
+    strangers: set[str] = field(default_factory=set)  # families that another distribution brings
 
     def select(self, names: Iterable[str]) -> list[Implementation]:
         """Implementations by name or family (``numba``); all of them for no name.
@@ -58,6 +60,8 @@ def collect(points: Iterable[EntryPoint]) -> Registry:
     """Load each entry point; one that fails is recorded as unavailable and the rest still count."""
     registry = Registry()
     for point in sorted(points, key=lambda p: (p.name != "torch", p.name)):  # the reference's family first
+        if point.dist is None or point.dist.name != OWN:
+            registry.strangers.add(point.name)
         try:
             for implementation in _load(point)():
                 _add(registry, point, implementation)
@@ -102,6 +106,12 @@ def _reason(point: EntryPoint, error: BaseException) -> str:
         return f"{error.name} is not installed"
     text = " ".join(str(error).split()) or "no message"
     return f"{point.value} failed to load: {type(error).__name__}: {text}"
+
+
+def families(names: Iterable[str]) -> Registry:
+    """What is installed of these families only: a process that needs no more starts sooner."""
+    wanted = set(names)
+    return collect(point for point in entry_points(group=KERNELS_GROUP) if point.name in wanted)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +38,21 @@ class Progress(Protocol):
     def done(self, rows: list[RecordedRow]) -> None: ...
 
 
+Working = Callable[[str], object]  # told the implementation whose code runs next, "" for none
+
+
+def _unheard(name: str) -> None:
+    pass
+
+
+class CaseRunner(Protocol):
+    """Runs one case; its rows are in the plan's order."""
+
+    def __call__(
+        self, case: Case, plan: Plan, record: Record, progress: Any, watch: Stopwatch
+    ) -> Iterable[RecordedRow]: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run does; everything here is in the journal's header."""
@@ -48,6 +63,7 @@ class Plan:
     threads: int
     seed: int = 0
     named: frozenset[str] = frozenset()  # implementations asked for by name get a row even if unsupported
+    isolated: frozenset[str] = frozenset()  # a case that one of these supports runs in a worker process
 
 
 @dataclass
@@ -107,13 +123,13 @@ def begin(plan: Plan, settings: dict[str, Any], quick: bool = False, command: st
 
 def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | None = None,
             done: Set[int] = frozenset(), noise: Callable[[], list[str]] = list,
-            interrupted: Callable[[], object] = bool) -> Record:  # fmt: skip
+            interrupted: Callable[[], object] = bool, worker: CaseRunner | None = None) -> Record:  # fmt: skip
     """Run the plan's cases, less those whose numbers are in ``done``, adding rows to the record and to the journal.
 
     noise tells what has disturbed the run so far; the journal keeps it, for a kill leaves no other trace of it.
     interrupted is asked before each case: Python drops an exception that a signal raises inside a finaliser.
     Raises OutputError when the journal cannot be written; KeyboardInterrupt passes through. What was
-    finished before is in the journal either way.
+    finished before is in the journal either way. worker runs the cases that have an isolated implementation.
     """
     import torch
 
@@ -124,7 +140,8 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
             if interrupted():
                 raise KeyboardInterrupt
             watch = Stopwatch()
-            rows = run_case(case, plan, record, progress, watch)
+            run_one = worker if worker and needs_worker(case, plan) else run_case
+            rows = list(run_one(case, plan, record, progress, watch))
             if journal:
                 journal.append(Entry(case=number, rows=rows, timings=watch.seconds, warnings=noise()))
             add_entry(record, rows, watch.seconds)
@@ -140,47 +157,76 @@ def add_entry(record: Record, rows: list[RecordedRow], timings: dict[str, float]
         record.timings[activity] = record.timings.get(activity, 0.0) + seconds
 
 
-def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: Stopwatch) -> list[RecordedRow]:
-    """One case on every implementation that supports it: build, verify, time, verify again."""
-    cells = [cell for i in plan.implementations if (cell := _open_cell(case, i, plan))]
+def needs_worker(case: Case, plan: Plan) -> bool:
+    """Whether an isolated implementation computes the case."""
+    return any(i.name in plan.isolated and not i.supports(case) for i in plan.implementations)
+
+
+def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: Stopwatch,
+             working: Working = _unheard) -> list[RecordedRow]:  # fmt: skip
+    """One case on every implementation that supports it: build, verify, time, verify again.
+
+    working is told whose code runs next.
+    """
+    cells = open_cells(case, plan)
     progress.case(case, sum(cell.status == "ok" for cell in cells))
     checker = Checker(case, plan.seed)
     with watch("verify"):
         _prepare(cells, checker)
     for cell in _alive(cells):
+        working(cell.implementation.name)
         with watch("compile"):
             _build(cell, checker)
     for cell in _alive(cells):
+        working(cell.implementation.name)
         with watch("verify"):
             cell.judge(checker.before(cell.implementation, cell.built))
     with watch("warm-up"):
-        _time(case, _alive(cells), plan, checker, progress)
+        _time(case, _alive(cells), plan, checker, progress, working)
     watch.move("warm-up", "sample", sum(cell.samples.spent_s for cell in _alive(cells) if cell.samples))
     for cell in _alive(cells):
+        working(cell.implementation.name)
         with watch("verify"):
             cell.judge(checker.after(cell.implementation, cell.built))
+    working("")
     with watch("analyse"):
         reference = next((cell for cell in cells if cell.implementation.name == REFERENCE), None)
         return [make_row(case, cell, reference, record, plan.policy) for cell in cells]
 
 
-def verify_plan(plan: Plan, on_row: Callable[[RecordedRow], None]) -> list[RecordedRow]:
+def verify_plan(
+    plan: Plan, on_row: Callable[[RecordedRow], None], worker: CaseRunner | None = None
+) -> list[RecordedRow]:
     """Correctness only: every case on every implementation, both checks, no times."""
     import torch
 
     record, rows = new_record(Environment(machine=""), [], {}, "verify"), []
     with torch.inference_mode():
         for case in plan.cases:
-            checker = Checker(case, plan.seed)
-            for cell in filter(None, (_open_cell(case, i, plan) for i in plan.implementations)):
-                if cell.status == "ok":
-                    _build(cell, checker)
-                for check in (checker.before, checker.after):
-                    if cell.status == "ok":
-                        cell.judge(check(cell.implementation, cell.built))
-                rows.append(make_row(case, cell, None, record, plan.policy))
-                on_row(rows[-1])
+            run_one = worker if worker and needs_worker(case, plan) else verify_case
+            for row in run_one(case, plan, record, None, Stopwatch()):
+                rows.append(row)
+                on_row(row)
     return rows
+
+
+def verify_case(case: Case, plan: Plan, record: Record, progress: Progress | None, watch: Stopwatch,
+                working: Working = _unheard) -> Iterator[RecordedRow]:  # fmt: skip
+    """One case on every implementation that supports it: build and both checks."""
+    checker = Checker(case, plan.seed)
+    for cell in open_cells(case, plan):
+        working(cell.implementation.name)
+        if cell.status == "ok":
+            _build(cell, checker)
+        for check in (checker.before, checker.after):
+            if cell.status == "ok":
+                cell.judge(check(cell.implementation, cell.built))
+        yield make_row(case, cell, None, record, plan.policy)
+
+
+def open_cells(case: Case, plan: Plan) -> list[Cell]:
+    """A cell for each implementation that gets a row, in the plan's order."""
+    return [cell for i in plan.implementations if (cell := _open_cell(case, i, plan))]
 
 
 def _open_cell(case: Case, implementation: Implementation, plan: Plan) -> Cell | None:
@@ -234,10 +280,11 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress) -> None:
+def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress, working: Working) -> None:
     timer: Timer = CudaTimer(case.device) if case.device.startswith("cuda") else host_timer
     calls: dict[str, Call] = {}
     for cell in cells:
+        working(cell.implementation.name)
         try:
             operands = checker.timing_operands(cell.implementation, cell.built)
         except STRANGERS_ERRORS as error:
@@ -246,7 +293,9 @@ def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress:
             calls[cell.implementation.name] = partial(cell.built.run, *operands)
     while calls:
         try:
-            samples = measure(calls, plan.policy, REFERENCE, _blaming(timer), plan.seed, progress.sample)
+            samples = measure(
+                calls, plan.policy, REFERENCE, _blaming(timer, calls, working), plan.seed, progress.sample
+            )
         except _CallFailed as failed:  # out with it, and the others again: what they have is only half a case
             name = next(name for name, call in calls.items() if call is failed.call)
             del calls[name]
@@ -264,10 +313,12 @@ class _CallFailed(Exception):
         self.call, self.error = call, error
 
 
-def _blaming(timer: Timer) -> Timer:
-    """The timer, saying whose call it was that failed."""
+def _blaming(timer: Timer, named: dict[str, Call], working: Working) -> Timer:
+    """The timer, saying whose call comes, and whose it was that failed."""
+    names = {id(call): name for name, call in named.items()}
 
     def timed(call: Call, calls: int) -> float:
+        working(names[id(call)])
         try:
             return timer(call, calls)
         except STRANGERS_ERRORS as error:

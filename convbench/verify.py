@@ -118,11 +118,12 @@ class Checker:
         if guard:
             operands = dict(zip(operands, (g.tensor for g in inputs), strict=True))
         arguments = _prepared(operands, kernel)
+        results = [tuple(out.clone() for out in trial.outputs) for trial in earlier]
         with watching() if watch else nullcontext(Seen()) as seen:
             outputs = _as_tuple(kernel.run(*arguments))
         return Trial(
             self.case, kernel, implementation.family, outputs, problem.expected, problem.integers,
-            inputs, seen, [trial.outputs for trial in earlier],
+            inputs, seen, [trial.outputs for trial in earlier], _meddled(earlier, results),
         )  # fmt: skip
 
     def _trials_before(self, call: Callable[..., Trial]) -> Iterator[Trial]:
@@ -195,13 +196,23 @@ def failure(error: BaseException) -> tuple[Literal["error", "out_of_memory"], st
     text = " ".join(str(error).split())
     if len(text) > LONGEST_DETAIL:  # compilers name the cause last
         text = f"{text[: LONGEST_DETAIL // 3]} ... {text[-2 * LONGEST_DETAIL // 3 :]}"
-    out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
+    out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: " in text
     return "out_of_memory" if out_of_memory else "error", f"{name}: {text}"
 
 
 def _prepared(operands: Operands, kernel: Kernel) -> tuple[Any, ...]:
     values = tuple(operands.values())
     return kernel.prepare(*values) if kernel.prepare else values
+
+
+def _meddled(earlier: Iterable[Trial], results: list[Outputs]) -> bool:
+    """Whether something of earlier calls was written to since their results were copied."""
+    changed = (
+        not out.equal(before)
+        for trial, copies in zip(earlier, results, strict=True)
+        for out, before in zip(trial.outputs, copies, strict=True)
+    )
+    return any(changed) or any(operand.intact() for trial in earlier for operand in trial.inputs)
 
 
 def _as_tuple(outputs: Any) -> Outputs:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from convbench.plugin import Implementation
+
+
 DEFAULT_SUITE = "default"
 _STDOUT = "convbench.stdout"
 
@@ -119,6 +122,20 @@ def _selecting(function: Callable, decorators: Sequence[Callable]) -> Callable:
     for decorate in decorators:
         wrapper = decorate(wrapper)
     return wrapper
+
+
+isolate_option = click.option(
+    "--isolate/--no-isolate", default=None,
+    help="Run cases in a worker process that may crash (default: those that a third party's kernel computes).",
+)  # fmt: skip
+
+
+def isolated(isolate: bool | None, implementations: Sequence[Implementation]) -> frozenset[str]:
+    """The implementations whose cases run in a worker: by default those of other distributions than convbench."""
+    from convbench.registry import registry
+
+    strangers = registry().strangers
+    return frozenset(i.name for i in implementations if (i.family in strangers if isolate is None else isolate))
 
 
 save_suite_option = click.option(

@@ -13,7 +13,7 @@ from convbench import __version__
 from convbench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ConvbenchError
 
 COMMANDS = (
-    "run", "list", "machine", "count", "verify", "savings", "profile", "train", "repro", "report", "compare", "history",
+    "run", "repro", "list", "machine", "count", "verify", "savings", "profile", "train", "report", "compare", "history",
     "check", "ab",
 )  # fmt: skip
 

@@ -1,114 +1,154 @@
-"""`convbench repro`: one layer of a record again, under the conditions that the record tells."""
+"""`convbench repro`: one case of a record verified and timed again, as the record says it was."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from convbench.case import Case, DType
 from convbench.cli import common
 from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
-from convbench.plan import Selection
+from convbench.spec import PASSES
 
 if TYPE_CHECKING:
-    from convbench.repro import Recipe
+    from convbench.compare.environment import Difference
     from convbench.results import Record, RecordedRow
+    from convbench.run import Plan
+
+NEEDED = ("seed", "threads", "policy")
 
 
 @click.command(
     epilog=common.examples(
-        "convbench repro reports/my-machine/2026-01-02_030405 mobilenet_v1.conv1",
-        "convbench repro run.json resnet50/layer1.0.conv2 --impl numba.auto --json",
+        "convbench repro reports/mine/2026-01-02_030405 mobilenet_v1/conv1",
+        "convbench repro run.json conv1 --pass forward --impl numba.auto --json",
     )
 )
 @click.argument("record", type=click.Path(path_type=Path))
-@click.argument("layer", metavar="CASE")
-@common.record_selection_options
+@click.argument("case", metavar="CASE")
+@click.option("--impl", metavar="NAME", help="Only this implementation, beside the reference.")
+@click.option("--pass", "pass_", type=click.Choice(PASSES), help="Where the record has the case in several passes.")
+@click.option("--dtype", type=click.Choice(get_args(DType)), help="Where it has several element types.")
+@click.option("--device", metavar="DEVICE", help="Where it has several devices.")
 @common.json_option
-def command(record: Path, layer: str, selection: Selection, as_json: bool) -> int:
-    """Verify and time one layer of a record again.
+def command(
+    record: Path, case: str, impl: str | None, pass_: str | None, dtype: str | None, device: str | None, as_json: bool
+) -> int:
+    """Repeat one case of a run as it was recorded.
 
-    RECORD is a run.json or its folder, CASE a layer's name in it. Operands, order, threads and policy are the
-    record's, so that equal software gives equal errors, bit for bit; times are of this machine now.
+    The same seed, data, threads, implementations and order of sampling. RECORD is a run.json or its folder, CASE a
+    layer or SUITE/LAYER. Prints old and new times side by side, and what
+    differs in the environment. Exit code 4: a cell failed.
     """
-    from convbench.records import read_one
-    from convbench.repro import changes, pairs, recipe
-    from convbench.results import FAILED_STATUSES
+    from convbench.results import FAILED_STATUSES, load
 
-    then = read_one(record)
-    plan = recipe(then, record, layer, selection)
-    now = _again(plan)
-    found, differences = pairs(plan, now.rows), changes(then, now)
+    old = load(record)
+    wanted = {"pass_": pass_, "dtype": dtype, "device": device}
+    old.rows = _rows(record, old, case, {name: value for name, value in wanted.items() if value}, impl)
+    new = _repeat(record, old)
+    differing = _differences(record, old, new)
+    pairs = list(zip(old.rows, new.rows, strict=True))
     if as_json:
-        rows = [{"then": before, "now": after} for before, after in found]
-        told = [{"name": name, "then": a, "now": b} for name, a, b in differences]
-        common.emit_json("repro", rows, environment=told, warnings=now.warnings)
+        changes = [{"name": d.name, "why": d.why, "old": d.values[0], "new": d.values[1]} for d in differing]
+        common.emit_json("repro", new.rows, recorded=old.rows, differences=changes)
     else:
-        _print(then, now, found, differences)
-    failed = any(row is None or row.status in FAILED_STATUSES for _, row in found)
-    return EXIT_SOME_CELLS_FAILED if failed else EXIT_OK
+        _print(pairs, differing)
+    return EXIT_SOME_CELLS_FAILED if any(row.status in FAILED_STATUSES for row in new.rows) else EXIT_OK
 
 
-def _again(recipe: Recipe) -> Record:
+def _rows(path: Path, record: Record, name: str, wanted: dict[str, str], impl: str | None) -> list[RecordedRow]:
+    """The rows of the one case meant. Raises InputError where it is none or several."""
+    from convbench.plan import REFERENCE
+
+    named = [row for row in record.rows if name in (row.case, f"{row.suite}/{row.case}")]
+    rows = [row for row in named if all(getattr(row, field) == value for field, value in wanted.items())]
+    found = list(dict.fromkeys(str(_case(row)) for row in rows))
+    if not found:
+        raise InputError(f"{path}: holds no case {' '.join((name, *wanted.values()))}; name one of its layers")
+    if len(found) > 1:
+        raise InputError(f"{path}: {name} is {len(found)} cases: {', '.join(found)}; choose by SUITE/LAYER and --pass, "
+                         "--dtype or --device")  # fmt: skip
+    if impl and impl not in {row.implementation for row in rows}:
+        raise InputError(f"{path}: {found[0]} has no row of {impl}; it has {', '.join(r.implementation for r in rows)}")
+    return [row for row in rows if not impl or row.implementation in (impl, REFERENCE)]
+
+
+def _case(row: RecordedRow) -> Case:
+    from convbench.records import spec_of
+
+    return Case(spec_of(row), row.pass_, row.dtype, row.device, row.suite, row.case, row.count)
+
+
+def _repeat(path: Path, old: Record) -> Record:
+    from convbench.plan import select_devices
     from convbench.process import keep_freed_memory, prepare
 
-    threads = prepare(recipe.threads)
+    settings = _settings(path, old)
+    prepare(settings["threads"])
     allocator = keep_freed_memory()
+    plan = _plan(old, settings)
+    select_devices([plan.cases[0].device])  # refuses one that is not here
     from convbench.cli.progress import live
-    from convbench.machine.noise import snapshot, warnings
-    from convbench.plan import select_devices
+    from convbench.isolate import Isolated
+    from convbench.machine.environment import detect
+    from convbench.run import execute, new_record
+
+    new = new_record(detect(with_torch=True), [], old.settings | {"allocator": allocator}, "repro")
+    with live(plan) as progress, closing(Isolated()) as worker:
+        return execute(plan, new, progress, worker=worker)
+
+
+def _settings(path: Path, old: Record) -> dict[str, Any]:
+    """What a repetition needs. Raises InputError where the record does not say it."""
+    import msgspec
+
+    from convbench.measure import Policy
+
+    missing = [name for name in NEEDED if name not in old.settings]
+    if missing:
+        raise InputError(f"{path}: does not say its {', '.join(missing)}; give the run.json of a `convbench run`")
+    kinds = {"seed": int, "threads": int, "policy": Policy}
+    try:
+        return {name: msgspec.convert(old.settings[name], kinds[name]) for name in NEEDED}
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: settings: {error}; give the run.json as it was written") from None
+
+
+def _plan(old: Record, settings: dict[str, Any]) -> Plan:
     from convbench.registry import registry
-    from convbench.run import Plan, begin, execute
+    from convbench.run import Plan
 
-    select_devices([case.device for case in recipe.cases])
-    here = registry().implementations
-    names = [name for name in recipe.implementations if name in here]
-    if not names:
-        raise InputError("none of the implementations of the record is installed here")
-    plan = Plan(recipe.cases, [here[name] for name in names], recipe.policy, threads, recipe.seed, frozenset(names))
-    settings = {"threads": threads, "policy": recipe.policy, "seed": recipe.seed, "allocator": allocator}
-    record, before = begin(plan, settings, quick=True, command="repro"), snapshot()
-    with live(plan) as progress:
-        execute(plan, record, progress)
-    record.complete, record.warnings = True, warnings(before, snapshot())
-    return record
+    names = [row.implementation for row in old.rows]
+    return Plan([_case(old.rows[0])], registry().select(names), settings["policy"], settings["threads"],
+                settings["seed"], frozenset(names), frozenset(old.settings.get("isolated", ())))  # fmt: skip
 
 
-_COLUMNS = (("layer", "left"), ("pass", "left"), ("implementation", "left"), "time then", "time now", "speed-up then",
-            "now", "error then", "now", ("same", "left"))  # fmt: skip
+def _differences(path: Path, old: Record, new: Record) -> list[Difference]:
+    from convbench.compare.environment import differences
+    from convbench.compare.sides import Side
+    from convbench.records import Stored
+
+    return differences([Side(Stored(path, each, "json"), each, old.rows[0].device) for each in (old, new)])
 
 
-def _print(
-    then: Record, now: Record, found: Sequence[tuple[RecordedRow, RecordedRow | None]],
-    differences: Sequence[tuple[str, Any, Any]],
-) -> None:  # fmt: skip
-    common.table(
-        f"{then.run_id} on {then.machine}, again on {now.machine}", _COLUMNS, [_line(*pair) for pair in found],
-        "same: the error against float64 is equal to the last bit", ("same", "pass"),
-    )  # fmt: skip
-    for name, before, after in differences:
-        common.out().print(common.printable(f"{name}: {_word(before)}, now {_word(after)}"))
-    for line in now.warnings:
-        common.out().print(common.printable(line))
-
-
-def _line(then: RecordedRow, now: RecordedRow | None) -> list[str]:
-    def times(row: RecordedRow | None) -> str:
-        return f"{row.speedup_vs_reference:.2f}x" if row and row.speedup_vs_reference else ""
-
-    def error(row: RecordedRow | None) -> str:
-        return "" if row is None or row.error is None else f"{row.error:.2e}"
-
-    status = "not here" if now is None else now.status if now.status != "ok" else common.seconds(now.median_s)
-    before = common.seconds(then.median_s) if then.status == "ok" else then.status
-    same = "" if now is None or then.error is None else "yes" if then.error == now.error else "no"
-    return [
-        f"{then.suite}/{then.case}", then.pass_, then.implementation, before, status, times(then), times(now),
-        error(then), error(now), same,
+def _print(pairs: list[tuple[RecordedRow, RecordedRow]], differing: list[Difference]) -> None:
+    lines = [
+        (
+            new.implementation, new.status if new.status == old.status else f"{old.status}, now {new.status}",
+            common.seconds(old.median_s), common.seconds(new.median_s),
+            common.number(new.median_s / old.median_s if new.median_s and old.median_s else None),
+            common.number(old.speedup_vs_reference), common.number(new.speedup_vs_reference), new.status_detail,
+        )
+        for old, new in pairs
     ]  # fmt: skip
-
-
-def _word(value: Any) -> str:
-    return "not there" if value is None else str(value)
+    columns = (("implementation", "left"), ("status", "left"), "recorded", "now", "now / recorded",
+               "speed-up recorded", "speed-up now", ("detail", "left"))  # fmt: skip
+    common.table(str(_case(pairs[0][1])), columns, lines)
+    for each in differing:
+        why = f" ({each.why})" if each.why else ""
+        common.out().print(common.printable(f"differs: {each.name}: {each.values[0]}, now {each.values[1]}{why}"))
+    if not differing:
+        common.out().print("the environment is the same")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Set
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,7 @@ RUNS = Path("reports")  # where runs go without --out
     "less where the default suite would take more than four minutes).",
 )
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
+@common.isolate_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @cluster_options
@@ -71,6 +72,7 @@ def command(
     precision: float | None,
     max_time: float | None,
     seed: int,
+    isolate: bool | None,
     out: Path | None,
     resume: Path | None,
     cluster: tuple[str, ...] | None,
@@ -93,7 +95,7 @@ def command(
         check_suites(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE)
         if cluster:
             return run_on(cluster, cluster_minutes, out, save_suite, as_json)
-        record, folder, interrupted = _start(selection, save_suite, quick, full, threads, policy, seed, out)
+        record, folder, interrupted = _start(selection, save_suite, quick, full, threads, policy, seed, isolate, out)
     record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
     paths = _write(record, folder)
     if as_json:
@@ -113,7 +115,7 @@ def command(
 
 def _start(
     selection: Selection, save_suite: Path | None, quick: bool, full: bool, threads: int | None,
-    policy: Callable[..., Policy], seed: int, out: Path | None,
+    policy: Callable[..., Policy], seed: int, isolate: bool | None, out: Path | None,
 ) -> tuple[Record, Path, bool]:  # fmt: skip
     from convbench import plan as planning
     from convbench.journal import Header, Journal
@@ -136,9 +138,10 @@ def _start(
     own_suite = not (selection.suites or full)
     cells = sum(not i.supports(case) for case in cases for i in implementations) if own_suite else 0
     limits = policy(cells=cells)
-    plan = Plan(cases, implementations, limits, threads, seed, frozenset(selection.implementations))
+    isolated = common.isolated(isolate, implementations)
+    plan = Plan(cases, implementations, limits, threads, seed, frozenset(selection.implementations), isolated)
     settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": limits,
-                "seed": seed, "allocator": allocator}  # fmt: skip
+                "seed": seed, "allocator": allocator, "isolated": sorted(isolated)}  # fmt: skip
     if selection.implementations:
         _name_idle(plan)
     Journal(out or RUNS).claim()
@@ -147,7 +150,8 @@ def _start(
     journal = Journal(folder)
     names = [i.name for i in implementations]
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
-                         seed=seed, named=sorted(plan.named)))  # fmt: skip
+                         seed=seed, named=sorted(plan.named), isolated=sorted(plan.isolated)))  # fmt: skip
+    journal.lock()
     return _go(plan, record, journal, frozenset(), before)
 
 
@@ -175,6 +179,7 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     from convbench.run import Plan, resume
 
     journal = Journal(folder)
+    journal.lock()
     header, record, done = resume(journal)
     if len(done) == len(header.cases):
         common.err().print(f"{folder}: all {len(done)} cases are finished; writing the report again")
@@ -191,7 +196,8 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     from convbench.registry import registry
 
     implementations = registry().select(header.implementations)
-    plan = Plan(header.cases, implementations, header.policy, header.threads, header.seed, frozenset(header.named))
+    plan = Plan(header.cases, implementations, header.policy, header.threads, header.seed, frozenset(header.named),
+                frozenset(header.isolated))  # fmt: skip
     return _go(plan, record, journal, done, before)
 
 
@@ -214,6 +220,7 @@ def _same_conditions(header: Header, folder: Path) -> None:
 def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Snapshot) -> tuple[Record, Path, bool]:
     """Run the cases that are left; an interrupt or a termination ends it early with all that is finished."""
     from convbench.cli.progress import live
+    from convbench.isolate import Isolated
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
@@ -229,8 +236,8 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        with live(plan, done) as progress:
-            execute(plan, record, progress, journal, done, noise, lambda: signals)
+        with live(plan, done) as progress, closing(Isolated()) as worker:
+            execute(plan, record, progress, journal, done, noise, lambda: signals, worker)
         record.complete = True
     except KeyboardInterrupt:
         interrupted = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from convbench.cli import common
@@ -20,8 +22,11 @@ from convbench.plan import Selection
 @click.option("--full", is_flag=True, help="The textbook kernels and torch.compile too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data.")
+@common.isolate_option
 @common.json_option
-def command(selection: Selection, full: bool, threads: int | None, seed: int, as_json: bool) -> int:
+def command(
+    selection: Selection, full: bool, threads: int | None, seed: int, isolate: bool | None, as_json: bool
+) -> int:
     """Check that implementations are right, without timing.
 
     Against torch.nn.functional: exactly on integers, to float64 on real numbers. Exits with 1 when a check fails.
@@ -32,14 +37,17 @@ def command(selection: Selection, full: bool, threads: int | None, seed: int, as
     from convbench.process import prepare
 
     threads = prepare(threads)
+    from convbench.isolate import Isolated
     from convbench.measure import Policy
     from convbench.registry import registry
     from convbench.run import Plan, verify_plan
 
     cases = planning.select_cases(selection, common.DEFAULT_SUITE, "all", planning.select_devices(selection.devices))
     implementations = planning.select_implementations(registry(), selection, everything=full)
-    plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations))
-    rows = verify_plan(plan, on_row=lambda row: _report(row, as_json))
+    plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations),
+                common.isolated(isolate, implementations))  # fmt: skip
+    with closing(Isolated(timed=False)) as worker:
+        rows = verify_plan(plan, lambda row: _report(row, as_json), worker)
     failed = [row for row in rows if row.status not in ("ok", "unsupported")]
     checked = sum(row.status == "ok" for row in rows) + len(failed)
     if as_json:

@@ -35,6 +35,7 @@ MATTERS: dict[str, str] = {
     "versions numba": "compiled kernels may have changed",
     "versions *": "",
     "settings allocator": "outputs are allocated in another way: page faults count on one side only",
+    "settings isolated": "kernels ran in a worker process on one side only",
     "settings policy *": "sampled to another precision",
     "variables *": "",
     "convbench_version": "kernels and measuring may have changed",

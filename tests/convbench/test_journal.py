@@ -186,3 +186,13 @@ def test_what_is_no_file_is_written_to_and_stays(tmp_path):
     assert os.read(reader, 10) == b"new"
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_two_runs_at_once_are_locked_out(tmp_path):
+    (tmp_path / "journal.jsonl").touch()
+    first = Journal(tmp_path)
+    first.lock()
+    with pytest.raises(InputError, match="a run is going on there"):
+        Journal(tmp_path).lock()
+    first._lock.close()  # as the end of its process does
+    Journal(tmp_path).lock()

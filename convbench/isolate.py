@@ -1,0 +1,267 @@
+"""Cases in a worker process, so that a kernel that crashes or hangs costs its own cell only. Also the worker's script.
+
+A whole case runs in one worker, the reference and all others interleaved, so its ratios are as honest as in this
+process. Where the worker dies, falls silent or runs out of memory, the implementation whose turn it was is named, and
+the case begins again in a new worker without it. Before each turn the worker leaves the implementation's number in
+shared memory, outside what is timed. What kernels print is thrown away. Requests and answers are JSON lines; nothing
+is unpickled. The cost: some three seconds for a worker to start, once a run and once more for each crash.
+
+Not contained: what a kernel does to files or other processes. This is no sandbox against malice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from tempfile import TemporaryFile
+from time import monotonic
+from typing import IO, Any
+
+import msgspec
+from msgspec import Struct
+
+from convbench.case import Case
+from convbench.measure import Policy
+from convbench.results import Record, RecordedRow, Status
+from convbench.rows import Cell, make_row
+from convbench.run import Plan, Progress, Stopwatch, open_cells, run_case, verify_case
+
+SILENCE_S = 120.0  # without a next turn: a hang. Compiling is one turn
+FORKED = 77  # exit status of a worker whose kernel forked
+POLL_S = 0.5
+_TURN, _COUNT = 0, slice(1, 9)  # of the shared bytes: whose turn it is, and how many there were
+
+
+class Request(Struct):
+    """One case to run; record has no rows."""
+
+    case: Case
+    implementations: list[str]
+    named: list[str]
+    policy: Policy
+    threads: int
+    seed: int
+    record: Record
+    timed: bool
+    memory_bytes: int
+
+
+class Answer(Struct):
+    """Its rows, and where the time went."""
+
+    rows: list[RecordedRow]
+    seconds: dict[str, float]
+
+
+@dataclass
+class Isolated:
+    """Runs cases in a worker, which is started when needed and after a crash. Close it at the end.
+
+    timed         verify and time, otherwise verify only
+    silence_s     seconds in one implementation's turn after which it hangs
+    memory_bytes  that a worker may take beyond its start; None for what the machine has available
+    """
+
+    timed: bool = True
+    silence_s: float = SILENCE_S
+    memory_bytes: int | None = None
+    _worker: _Worker | None = None
+
+    def __call__(self, case: Case, plan: Plan, record: Record, progress: Progress | None,
+                 watch: Stopwatch) -> list[RecordedRow]:  # fmt: skip
+        cells = open_cells(case, plan)
+        if progress:
+            progress.case(case, sum(cell.status == "ok" for cell in cells))
+        rows: dict[str, RecordedRow] = {}
+        while left := [i for i in plan.implementations if i.name not in rows]:
+            found = self._ask(self._request(case, replace(plan, implementations=left), record))
+            if isinstance(found, Answer):
+                watch.seconds.update(found.seconds)
+                greedy = next((row for row in found.rows if row.status == "out_of_memory"), None)
+                if not greedy:
+                    rows |= {row.implementation: row for row in found.rows}
+                    break
+                rows[greedy.implementation] = greedy  # what ran after it found a process without memory
+                self.close()
+                continue
+            number, status, detail = found
+            for i in [left[number - 1]] if number else left:  # in no one's turn: none can be worked on
+                rows[i.name] = make_row(case, Cell(i, status=status, detail=detail), None, record, plan.policy)
+        return [rows[cell.implementation.name] for cell in cells if cell.implementation.name in rows]
+
+    def close(self) -> None:
+        """End the worker and whatever its kernels started."""
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+    def _request(self, case: Case, plan: Plan, record: Record) -> Request:
+        import psutil
+
+        memory = self.memory_bytes or psutil.virtual_memory().available
+        return Request(case, [i.name for i in plan.implementations], sorted(plan.named), plan.policy, plan.threads,
+                       plan.seed, msgspec.structs.replace(record, rows=[]), self.timed, memory)  # fmt: skip
+
+    def _ask(self, request: Request) -> Answer | tuple[int, Status, str]:
+        """The answer, or who brought the worker down (its place from 1, 0 for nobody), and how."""
+        self._worker = self._worker or _Worker()
+        found = self._worker.ask(request, self.silence_s)
+        if not isinstance(found, Answer):
+            self.close()
+        return found
+
+
+class _Worker:
+    """One process in a session of its own, so that all it started can be ended with it."""
+
+    def __init__(self) -> None:
+        with TemporaryFile() as file:
+            file.truncate(mmap.PAGESIZE)
+            self.shared = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "convbench.isolate", str(file.fileno())], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=[file.fileno()], start_new_session=True,
+            )  # fmt: skip
+
+    def ask(self, request: Request, silence_s: float) -> Answer | tuple[int, Status, str]:
+        with contextlib.suppress(BrokenPipeError):
+            assert self.process.stdin
+            self.process.stdin.write(msgspec.json.encode(request) + b"\n")
+            self.process.stdin.flush()
+        line, turn, since = b"", b"", monotonic()
+        while not line.endswith(b"\n"):
+            if self._readable():
+                assert self.process.stdout
+                if not (part := os.read(self.process.stdout.fileno(), 1 << 20)):
+                    return (self.shared[_TURN], *self._cause())
+                line += part
+            elif turn != (now := self.shared[_COUNT]):
+                turn, since = now, monotonic()
+            elif self.shared[_TURN] and monotonic() - since > silence_s:
+                return self.shared[_TURN], "timeout", f"no sign of life for {silence_s:.0f} s; its process was ended"
+            elif self.process.poll() is not None and not self._readable():  # a child of a kernel holds the pipe open
+                return (self.shared[_TURN], *self._cause())
+        try:
+            return msgspec.json.decode(line, type=Answer)
+        except msgspec.DecodeError as error:
+            return self.shared[_TURN], "error", f"its process answered no rows: {error}"
+
+    def _readable(self) -> bool:
+        assert self.process.stdout
+        return bool(select.select([self.process.stdout], [], [], POLL_S)[0])
+
+    def _cause(self) -> tuple[Status, str]:
+        code = self.process.wait()
+        if code == FORKED:
+            return "error", "forked its process"
+        if code < 0:
+            return "crashed", f"its process was ended by {signal.Signals(-code).name}"
+        return "crashed", f"ended its process with exit status {code}"
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self.shared.close()
+
+
+# The worker's side -------------------------------------------------------------------------------------
+
+
+def serve(requests: IO[bytes], answers: int, shared: mmap.mmap) -> None:
+    """Answer requests until there are no more."""
+    for line in requests:
+        request = msgspec.json.decode(line, type=Request)
+        shared[_TURN] = 0
+        rows, watch = _work(request, shared)
+        shared[_TURN] = 0
+        data = memoryview(msgspec.json.encode(Answer(rows, watch.seconds)) + b"\n")
+        while data:
+            data = data[os.write(answers, data) :]
+
+
+def _work(request: Request, shared: mmap.mmap) -> tuple[list[RecordedRow], Stopwatch]:
+    import torch
+
+    from convbench.process import prepare, return_freed_memory
+    from convbench.registry import families
+
+    prepare(request.threads)
+    found = families(name.split(".", 1)[0] for name in request.implementations)
+    chosen = found.select(request.implementations)
+    numbers = {name: number for number, name in enumerate(request.implementations, 1)} | {"": 0}
+    count = 0
+
+    def working(name: str) -> None:
+        nonlocal count
+        count += 1
+        shared[_COUNT] = count.to_bytes(8)
+        shared[_TURN] = numbers[name]
+
+    plan = Plan([request.case], chosen, request.policy, request.threads, request.seed, frozenset(request.named))
+    watch = Stopwatch()
+    _limit_memory(request)
+    with torch.inference_mode():
+        run: Any = run_case if request.timed else verify_case
+        rows = list(run(request.case, plan, request.record, _Unseen(), watch, working))
+    return_freed_memory()
+    return rows, watch
+
+
+def _limit_memory(request: Request) -> None:
+    """So that allocating without end fails in this process; CUDA reserves addresses far beyond, so not there."""
+    if not sys.platform.startswith("linux") or request.case.device != "cpu":
+        return
+    import resource
+
+    import psutil
+
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = psutil.Process().memory_info().vms + request.memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+
+
+class _Unseen:
+    """A worker shows no progress."""
+
+    def case(self, case: Case, implementations: int) -> None: ...
+    def sample(self, seconds: float) -> None: ...
+    def done(self, rows: list[RecordedRow]) -> None: ...
+
+
+def _end_with_parent() -> None:
+    """A kernel that hangs does not outlive a parent that was killed."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, linux/prctl.h
+
+
+def main() -> None:
+    """Keep the pipe for answers, and give kernels nothing to print to or to read from."""
+    from convbench.process import keep_freed_memory
+
+    shared = mmap.mmap(int(sys.argv[1]), mmap.PAGESIZE)
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _end_with_parent()
+    os.register_at_fork(after_in_child=lambda: os._exit(0), after_in_parent=lambda: os._exit(FORKED))
+    keep_freed_memory()
+    serve(requests, answers, shared)
+
+
+if __name__ == "__main__":
+    main()

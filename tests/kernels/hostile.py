@@ -1,0 +1,155 @@
+"""A plug-in of hostile kernels, installed for a test: each implementation does one thing wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import torch
+
+from convbench.plugin import Implementation, Kernel
+
+
+def segfault(right):
+    import ctypes
+
+    return lambda x, w: ctypes.string_at(0)
+
+
+def hangs_when_timed(right):
+    calls = []
+
+    def run(x, w):
+        calls.append(1)
+        while len(calls) > 10:
+            time.sleep(1)
+        return right(x, w)
+
+    return run
+
+
+def allocate(right):
+    def run(x, w):
+        kept = []
+        while True:
+            kept.append(torch.ones(2**24))
+
+    return run
+
+
+def flood(right):
+    def run(x, w):
+        os.write(1, b"flood\n" * 10_000)
+        print("flood" * 10_000)
+        os.write(2, b"flood\n" * 10_000)
+        return right(x, w)
+
+    return run
+
+
+def fork(right):
+    def run(x, w):
+        os.fork()
+        return right(x, w)
+
+    return run
+
+
+def by_values(right):
+    """Right for the integers of the first trials, lazy for anything else."""
+    return lambda x, w: right(x, w) if bool((x == x.round()).all()) else torch.zeros(1, 3, 4, 4)
+
+
+def cached(right):
+    answers = {}
+    return lambda x, w: answers.setdefault(x.data_ptr(), (x, right(x, w)))[1].clone()
+
+
+def writes_earlier_output(right):
+    kept = []
+
+    def run(x, w):
+        for y in kept:
+            y.zero_()
+        kept.append(right(x, w))
+        return kept[-1]
+
+    return run
+
+
+def writes_earlier_input(right):
+    kept = []
+
+    def run(x, w):
+        for earlier in kept:
+            if earlier.data_ptr() != x.data_ptr():
+                earlier.zero_()
+        kept.append(x)
+        return right(x, w)
+
+    return run
+
+
+def writes_past_input(right):
+    def run(x, w):
+        if x.storage_offset():
+            x.as_strided((1,), (1,), x.storage_offset() + x.numel())[0] = 0
+        return right(x, w)
+
+    return run
+
+
+def exits(leave):
+    return lambda right: lambda x, w: leave(3)
+
+
+def mutates(right):
+    return lambda x, w: right(x.add_(1), w)
+
+
+def changed(change):
+    return lambda right: lambda x, w: change(right(x, w))
+
+
+# name -> what makes the kernel, the status it must get
+HOSTILE = {
+    "segfault": (segfault, "crashed"),
+    "abort": (lambda right: lambda x, w: os.abort(), "crashed"),
+    "os_exit": (exits(os._exit), "crashed"),
+    "sys_exit": (exits(sys.exit), "error"),
+    "forks": (fork, "error"),
+    "hangs_when_timed": (hangs_when_timed, "timeout"),
+    "allocates": (allocate, "out_of_memory"),
+    "floods": (flood, "ok"),
+    "raises": (changed(lambda y: y.absent), "error"),
+    "recurses": (lambda right: lambda x, w: (f := lambda: f())(), "error"),
+    "knows_the_test": (by_values, "mismatch"),
+    "cached": (cached, "mismatch"),
+    "writes_earlier_output": (writes_earlier_output, "mismatch"),
+    "writes_earlier_input": (writes_earlier_input, "mismatch"),
+    "writes_past_input": (writes_past_input, "mismatch"),
+    "mutates": (mutates, "mismatch"),
+    "wrong_shape": (changed(lambda y: y[:, :1].clone()), "mismatch"),
+    "wrong_dtype": (changed(lambda y: y.double()), "mismatch"),
+    "nan": (changed(lambda y: y * float("nan")), "mismatch"),
+    "nothing": (changed(lambda y: None), "mismatch"),
+}
+
+
+def right(x, w):
+    """A 3x3 convolution without padding, as a sum over its taps."""
+    p, q = x.shape[2] - 2, x.shape[3] - 2
+    return sum(
+        torch.einsum("kc,nchw->nkhw", w[:, :, r, s], x[:, :, r : r + p, s : s + q]) for r in range(3) for s in range(3)
+    )
+
+
+def _implementation(name, make):
+    return Implementation(f"hostile.{name}", lambda case: "", lambda case: Kernel(make(right), name))
+
+
+def make():
+    yield _implementation("right", lambda right: right)
+    for name, (kernel, _) in HOSTILE.items():
+        yield _implementation(name, kernel)
