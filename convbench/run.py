@@ -142,9 +142,9 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
             watch = Stopwatch()
             run_one = worker if worker and needs_worker(case, plan) else run_case
             rows = list(run_one(case, plan, record, progress, watch))
+            add_entry(record, rows, watch.seconds)  # first: an interrupt may come at any line
             if journal:
                 journal.append(Entry(case=number, rows=rows, timings=watch.seconds, warnings=noise()))
-            add_entry(record, rows, watch.seconds)
             progress.done(rows)
             return_freed_memory()
     return record

@@ -1,10 +1,12 @@
-"""Verify the Triton kernels in Triton's interpreter: python -m tests.kernels.interpreted, with TRITON_INTERPRET=1.
+"""Verify Triton kernels in Triton's interpreter: python -m tests.kernels.interpreted NAME..., with TRITON_INTERPRET=1.
 
 Prints a line a case, implementation|case|dtype|pass; fails at the first that is wrong. The interpreter takes a tenth
 of a millisecond an operation of a program: the shapes are small, and a kernel is called twice instead of five times.
 """
 
 from __future__ import annotations
+
+import sys
 
 import torch
 
@@ -52,7 +54,8 @@ def verified(checker: Checker, implementation: Implementation) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    kernels = [i for i in registry().implementations.values() if i.family == "triton"]
+    wanted = tuple(f"triton.{name}" for name in sys.argv[1:])
+    kernels = [i for i in registry().implementations.values() if i.name.startswith(wanted)]
     for number, (name, spec) in enumerate(CASES.items()):
         for dtype in ("float32", HALF_TYPES[number % 2]):
             for pass_ in PASSES:
