@@ -1,0 +1,105 @@
+"""What the kernels win in whole models: training steps and inference, every built-in model, dense and separable.
+
+    python benchmarks/models.py [--models ...] [--implementation numba.auto] [--batch 4] [--steps 16] [--threads N]
+
+Each model trains on random images of the size it is for, on the implementation and on torch in lockstep, as in
+`convbench train`: the same batches, one right after the other in random order. Prints torch's time / its time, the
+median over pairs with its 95% interval, for the whole training step and for inference, and geometric means.
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import geometric_mean
+
+from convbench import models
+from convbench.cli.common import err, out, table
+from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED
+from convbench.machine.noise import snapshot, warnings
+from convbench.process import keep_freed_memory, prepare
+
+CLASSES = 10
+SEGMENTS = ("unet", "deeplab")
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def step(self, done, total, histories) -> None: ...
+    def epoch(self, number, histories) -> None: ...
+
+
+def trained(name: str, form: str, options: argparse.Namespace, threads: int):
+    """The row of the implementation after training a model beside torch."""
+    import torch
+
+    from convbench.train.data import Data, Split
+    from convbench.train.result import REFERENCE, row_of
+    from convbench.train.session import Session
+    from convbench.train.settings import Settings, Variant
+
+    _, (_, channels, height, width) = models.load(name)
+    task = "segment" if name in SEGMENTS else "classify"
+    count = options.batch * options.steps
+    target = (count, height, width) if task == "segment" else (count,)
+    split = Split(torch.rand(count, channels, height, width), torch.randint(0, CLASSES, target))
+    data = Data("random", task, tuple(map(str, range(CLASSES))), split, split, "")
+    settings = Settings(
+        task=task, data="random", variants=(Variant(name, form, options.implementation), Variant(name, form, REFERENCE)),
+        epochs=1, batch=options.batch, loss="cross-entropy", optimizer="sgd", learning_rate=1e-3, momentum=0.9,
+        weight_decay=0.0, schedule="constant", augment=(), seed=0, threads=threads, device="cpu", target=1.0,
+    )  # fmt: skip
+    session = Session(settings, data)
+    session.run(Silent(), None)
+    return row_of(session.histories[0], session.histories, settings, 1)
+
+
+def ratio(value: float | None, low: float | None, high: float | None) -> list[str]:
+    return ["" if value is None else f"{value:.2f}x", "" if low is None or high is None else f"{low:.2f}-{high:.2f}"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    with_convolutions = [name for name in models.names() if name != "fully_connected"]
+    parser.add_argument("--models", nargs="+", choices=with_convolutions, default=with_convolutions)
+    parser.add_argument("--implementation", default="numba.auto")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    threads, _, before = prepare(options.threads), keep_freed_memory(), snapshot()
+    rows = []
+    for name in options.models:
+        for form in ("dense", "separable"):
+            err().print(f"{name} {form} ...", style="dim")
+            rows.append(trained(name, form, options, threads))
+    columns = [
+        ("model", "left"),
+        "training step",
+        "interval",
+        "inference",
+        "interval",
+        "convolutions",
+        ("status", "left"),
+    ]
+    table(
+        f"{options.implementation}: torch's time / its time, batch {options.batch}, {threads} threads", columns,
+        [[f"{r.model} {r.form}", *ratio(r.step_speedup, r.step_speedup_low, r.step_speedup_high),
+          *ratio(r.inference_speedup, r.inference_speedup_low, r.inference_speedup_high),
+          "" if r.convolution_share is None else f"{r.convolution_share:.0%}", r.status_detail or r.status] for r in rows],
+        "convolutions: their share of forward and backward",
+    )  # fmt: skip
+    for what, values in (
+        ("training step", [r.step_speedup for r in rows]),
+        ("inference", [r.inference_speedup for r in rows]),
+    ):
+        known = [value for value in values if value]
+        if known:
+            out().print(f"{what}: geometric mean {geometric_mean(known):.2f}x, least {min(known):.2f}x")
+    for line in warnings(before, snapshot()):
+        out().print(line)
+    return EXIT_OK if all(r.status == "ok" for r in rows) else EXIT_SOME_CELLS_FAILED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
