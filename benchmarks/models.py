@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 from statistics import geometric_mean
+from typing import TYPE_CHECKING
 
 from convbench import models
 from convbench.cli.common import err, out, table
 from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED
 from convbench.machine.noise import snapshot, warnings
 from convbench.process import keep_freed_memory, prepare
+
+if TYPE_CHECKING:
+    from convbench.train.result import TrainRow
 
 CLASSES = 10
 SEGMENTS = ("unet", "deeplab")
@@ -29,7 +33,7 @@ class Silent:
     def epoch(self, number, histories) -> None: ...
 
 
-def trained(name: str, form: str, options: argparse.Namespace, threads: int):
+def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> TrainRow:
     """The row of the implementation after training a model beside torch."""
     import torch
 
@@ -45,7 +49,7 @@ def trained(name: str, form: str, options: argparse.Namespace, threads: int):
     split = Split(torch.rand(count, channels, height, width), torch.randint(0, CLASSES, target))
     data = Data("random", task, tuple(map(str, range(CLASSES))), split, split, "")
     settings = Settings(
-        task=task, data="random", variants=(Variant(name, form, options.implementation), Variant(name, form, REFERENCE)),
+        task=task, data="random", variants=tuple(Variant(name, form, i) for i in (options.implementation, REFERENCE)),
         epochs=1, batch=options.batch, loss="cross-entropy", optimizer="sgd", learning_rate=1e-3, momentum=0.9,
         weight_decay=0.0, schedule="constant", augment=(), seed=0, threads=threads, device="cpu", target=1.0,
     )  # fmt: skip
@@ -56,6 +60,24 @@ def trained(name: str, form: str, options: argparse.Namespace, threads: int):
 
 def ratio(value: float | None, low: float | None, high: float | None) -> list[str]:
     return ["" if value is None else f"{value:.2f}x", "" if low is None or high is None else f"{low:.2f}-{high:.2f}"]
+
+
+def line(row: TrainRow) -> list[str]:
+    return [
+        f"{row.model} {row.form}", *ratio(row.step_speedup, row.step_speedup_low, row.step_speedup_high),
+        *ratio(row.inference_speedup, row.inference_speedup_low, row.inference_speedup_high),
+        "" if row.convolution_share is None else f"{row.convolution_share:.0%}", row.status_detail or row.status,
+    ]  # fmt: skip
+
+
+def show(rows: list[TrainRow], title: str) -> None:
+    columns = [("model", "left"), "training step", "interval", "inference", "interval", "convolutions",
+               ("status", "left")]  # fmt: skip
+    table(title, columns, list(map(line, rows)), "convolutions: their share of forward and backward")
+    for what, column in (("training step", "step_speedup"), ("inference", "inference_speedup")):
+        known = [value for row in rows if (value := getattr(row, column))]
+        if known:
+            out().print(f"{what}: geometric mean {geometric_mean(known):.2f}x, least {min(known):.2f}x")
 
 
 def main() -> int:
@@ -73,32 +95,10 @@ def main() -> int:
         for form in ("dense", "separable"):
             err().print(f"{name} {form} ...", style="dim")
             rows.append(trained(name, form, options, threads))
-    columns = [
-        ("model", "left"),
-        "training step",
-        "interval",
-        "inference",
-        "interval",
-        "convolutions",
-        ("status", "left"),
-    ]
-    table(
-        f"{options.implementation}: torch's time / its time, batch {options.batch}, {threads} threads", columns,
-        [[f"{r.model} {r.form}", *ratio(r.step_speedup, r.step_speedup_low, r.step_speedup_high),
-          *ratio(r.inference_speedup, r.inference_speedup_low, r.inference_speedup_high),
-          "" if r.convolution_share is None else f"{r.convolution_share:.0%}", r.status_detail or r.status] for r in rows],
-        "convolutions: their share of forward and backward",
-    )  # fmt: skip
-    for what, values in (
-        ("training step", [r.step_speedup for r in rows]),
-        ("inference", [r.inference_speedup for r in rows]),
-    ):
-        known = [value for value in values if value]
-        if known:
-            out().print(f"{what}: geometric mean {geometric_mean(known):.2f}x, least {min(known):.2f}x")
-    for line in warnings(before, snapshot()):
-        out().print(line)
-    return EXIT_OK if all(r.status == "ok" for r in rows) else EXIT_SOME_CELLS_FAILED
+    show(rows, f"{options.implementation}: torch's time / its time, batch {options.batch}, {threads} threads")
+    for line_ in warnings(before, snapshot()):
+        out().print(line_)
+    return EXIT_OK if all(row.status == "ok" for row in rows) else EXIT_SOME_CELLS_FAILED
 
 
 if __name__ == "__main__":
