@@ -8,7 +8,8 @@ finished is kept as it comes (journal.jsonl); run.json, results.csv and, where t
 report.html are written at the end. Prints, for each kind, pass and type: the best of torch in any layout / the best of
 ours, as a geometric mean and for the worst layer.
 
-Without a GPU, TRITON_INTERPRET=1 and --device cpu --quick show that the script works; the times mean nothing.
+Without a GPU, TRITON_INTERPRET=1, --device cpu and --suites with a file of small layers show that the script works; the
+times mean nothing.
 """
 
 from __future__ import annotations
