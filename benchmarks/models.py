@@ -17,6 +17,7 @@ from convbench import models
 from convbench.cli.common import err, out, table
 from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED
 from convbench.machine.noise import snapshot, warnings
+from convbench.plan import REFERENCE
 from convbench.process import keep_freed_memory, prepare
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> 
     import torch
 
     from convbench.train.data import Data, Split
-    from convbench.train.result import REFERENCE, row_of
+    from convbench.train.result import row_of
     from convbench.train.session import Session
     from convbench.train.settings import Settings, Variant
 

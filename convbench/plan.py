@@ -16,6 +16,7 @@ from convbench.spec import PASSES, Pass
 from convbench.suites import ModelSource, resolve
 
 REFERENCE = "torch.aten"  # torch.nn.functional
+CHANNELS_LAST = "torch.channels_last"  # the same on tensors in that format
 PASS_GROUPS: dict[str, tuple[Pass, ...]] = {
     **{name: (name,) for name in PASSES},
     "backward": ("data_gradient", "weight_gradient"),

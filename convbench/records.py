@@ -203,8 +203,8 @@ def _started(run_id: str) -> str:
         return ""
 
 
-def spec_of(row: RecordedRow) -> ConvSpec:
-    """The convolution of a row. Raises InputError for one that cannot be."""
+def spec_of(row: Any) -> ConvSpec:
+    """The convolution of a RecordedRow, or of anything with its columns. Raises InputError for one that cannot be."""
     return ConvSpec(
         row.operator, row.n, row.c, row.h, row.w, row.k, row.r, row.s, (row.stride_h, row.stride_w),
         (row.padding_h, row.padding_w), (row.dilation_h, row.dilation_w), row.groups,

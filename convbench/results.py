@@ -30,7 +30,7 @@ Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed",
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
 
 
-def _meta(doc: str, unit: str = "", **limits: Any) -> Meta:
+def about(doc: str, unit: str = "", **limits: Any) -> Meta:
     """What a column means, and the limits (gt, ge) of a value that can be true."""
     return Meta(description=f"{doc} [{unit}]" if unit else doc, extra={"unit": unit, "doc": doc}, **limits)
 
@@ -41,88 +41,88 @@ _Time = Annotated[float, Meta(gt=1e-12)]  # no clock tells less
 class Row(Struct, kw_only=True, omit_defaults=False):
     """One case x implementation."""
 
-    run_id: Annotated[str, _meta("the run this row belongs to")]
-    machine: Annotated[str, _meta("short name of the machine")]
-    device: Annotated[str, _meta("cpu, cuda:0, ...")]
-    suite: Annotated[str, _meta("suite the layer comes from")]
-    case: Annotated[str, _meta("name of the layer in its suite")]
-    operator: Annotated[Operator, _meta("conv2d, conv_transpose2d, or the depthwise-separable pair")]
-    kind: Annotated[Kind, _meta("most specific kind of convolution")]
-    pass_: Annotated[Pass, _meta("forward, data_gradient or weight_gradient")] = field(name="pass")
-    dtype: Annotated[DType, _meta("element type of the tensors")]
-    layout: Annotated[str, _meta("memory format of the tensors given to the implementation")]
-    n: Annotated[int, _meta("batch size", ge=1)]
-    c: Annotated[int, _meta("input channels", ge=1)]
-    h: Annotated[int, _meta("input height", ge=1)]
-    w: Annotated[int, _meta("input width", ge=1)]
-    k: Annotated[int, _meta("output channels", ge=1)]
-    r: Annotated[int, _meta("kernel height", ge=1)]
-    s: Annotated[int, _meta("kernel width", ge=1)]
-    stride_h: Annotated[int, _meta("stride, vertical", ge=1)]
-    stride_w: Annotated[int, _meta("stride, horizontal", ge=1)]
-    padding_h: Annotated[int, _meta("zero padding on each side, vertical", ge=0)]
-    padding_w: Annotated[int, _meta("zero padding on each side, horizontal", ge=0)]
-    dilation_h: Annotated[int, _meta("dilation, vertical", ge=1)]
-    dilation_w: Annotated[int, _meta("dilation, horizontal", ge=1)]
-    groups: Annotated[int, _meta("channel groups", ge=1)]
-    output_padding_h: Annotated[int, _meta("output padding of a transposed convolution, vertical", ge=0)]
-    output_padding_w: Annotated[int, _meta("output padding of a transposed convolution, horizontal", ge=0)]
-    implementation: Annotated[str, _meta("family.algorithm")]
-    algorithm: Annotated[str | None, _meta("what the implementation chose for this shape")] = None
-    status: Annotated[Status, _meta("ok, or why there is no time")]
-    status_detail: Annotated[str | None, _meta("the reason in words")] = None
-    error: Annotated[float | None, _meta("relative L2 error against float64, the larger of two checks")] = None
-    tolerance: Annotated[float | None, _meta("largest error allowed, derived from the reduction length")] = None
-    samples: Annotated[int | None, _meta("samples taken")] = None
-    median_s: Annotated[_Time | None, _meta("median time of one call", "s")] = None
-    ci_low_s: Annotated[_Time | None, _meta("lower end of the median's 95% interval", "s")] = None
-    ci_high_s: Annotated[_Time | None, _meta("upper end of the median's 95% interval", "s")] = None
-    iqr_s: Annotated[float | None, _meta("interquartile range of the samples", "s")] = None
-    compile_s: Annotated[float | None, _meta("time to choose, compile and prepare, outside the timing", "s")] = None
-    macs: Annotated[int | None, _meta("nominal multiply-accumulates, taps on padding included", "MAC")] = None
-    valid_macs: Annotated[int | None, _meta("multiply-accumulates on real input only", "MAC")] = None
-    params: Annotated[int | None, _meta("weights and bias")] = None
-    bytes: Annotated[int | None, _meta("compulsory bytes: inputs read once, outputs written once", "byte")] = None
-    gflops: Annotated[float | None, _meta("2 x macs / median_s / 1e9", "GFLOP/s")] = None
-    gbytes_per_s: Annotated[float | None, _meta("bytes / median_s / 1e9", "GB/s")] = None
-    attainable_gflops: Annotated[float | None, _meta("roofline of this machine at this intensity", "GFLOP/s")] = None
+    run_id: Annotated[str, about("the run this row belongs to")]
+    machine: Annotated[str, about("short name of the machine")]
+    device: Annotated[str, about("cpu, cuda:0, ...")]
+    suite: Annotated[str, about("suite the layer comes from")]
+    case: Annotated[str, about("name of the layer in its suite")]
+    operator: Annotated[Operator, about("conv2d, conv_transpose2d, or the depthwise-separable pair")]
+    kind: Annotated[Kind, about("most specific kind of convolution")]
+    pass_: Annotated[Pass, about("forward, data_gradient or weight_gradient")] = field(name="pass")
+    dtype: Annotated[DType, about("element type of the tensors")]
+    layout: Annotated[str, about("memory format of the tensors given to the implementation")]
+    n: Annotated[int, about("batch size", ge=1)]
+    c: Annotated[int, about("input channels", ge=1)]
+    h: Annotated[int, about("input height", ge=1)]
+    w: Annotated[int, about("input width", ge=1)]
+    k: Annotated[int, about("output channels", ge=1)]
+    r: Annotated[int, about("kernel height", ge=1)]
+    s: Annotated[int, about("kernel width", ge=1)]
+    stride_h: Annotated[int, about("stride, vertical", ge=1)]
+    stride_w: Annotated[int, about("stride, horizontal", ge=1)]
+    padding_h: Annotated[int, about("zero padding on each side, vertical", ge=0)]
+    padding_w: Annotated[int, about("zero padding on each side, horizontal", ge=0)]
+    dilation_h: Annotated[int, about("dilation, vertical", ge=1)]
+    dilation_w: Annotated[int, about("dilation, horizontal", ge=1)]
+    groups: Annotated[int, about("channel groups", ge=1)]
+    output_padding_h: Annotated[int, about("output padding of a transposed convolution, vertical", ge=0)]
+    output_padding_w: Annotated[int, about("output padding of a transposed convolution, horizontal", ge=0)]
+    implementation: Annotated[str, about("family.algorithm")]
+    algorithm: Annotated[str | None, about("what the implementation chose for this shape")] = None
+    status: Annotated[Status, about("ok, or why there is no time")]
+    status_detail: Annotated[str | None, about("the reason in words")] = None
+    error: Annotated[float | None, about("relative L2 error against float64, the larger of two checks")] = None
+    tolerance: Annotated[float | None, about("largest error allowed, derived from the reduction length")] = None
+    samples: Annotated[int | None, about("samples taken")] = None
+    median_s: Annotated[_Time | None, about("median time of one call", "s")] = None
+    ci_low_s: Annotated[_Time | None, about("lower end of the median's 95% interval", "s")] = None
+    ci_high_s: Annotated[_Time | None, about("upper end of the median's 95% interval", "s")] = None
+    iqr_s: Annotated[float | None, about("interquartile range of the samples", "s")] = None
+    compile_s: Annotated[float | None, about("time to choose, compile and prepare, outside the timing", "s")] = None
+    macs: Annotated[int | None, about("nominal multiply-accumulates, taps on padding included", "MAC")] = None
+    valid_macs: Annotated[int | None, about("multiply-accumulates on real input only", "MAC")] = None
+    params: Annotated[int | None, about("weights and bias")] = None
+    bytes: Annotated[int | None, about("compulsory bytes: inputs read once, outputs written once", "byte")] = None
+    gflops: Annotated[float | None, about("2 x macs / median_s / 1e9", "GFLOP/s")] = None
+    gbytes_per_s: Annotated[float | None, about("bytes / median_s / 1e9", "GB/s")] = None
+    attainable_gflops: Annotated[float | None, about("roofline of this machine at this intensity", "GFLOP/s")] = None
     roofline_fraction: Annotated[
-        float | None, _meta("2 x valid_macs / median_s over attainable_gflops; above 1 needs an explanation")
+        float | None, about("2 x valid_macs / median_s over attainable_gflops; above 1 needs an explanation")
     ] = None
     speedup_vs_reference: Annotated[
-        float | None, _meta("reference time / this time, median over rounds of the same run")
+        float | None, about("reference time / this time, median over rounds of the same run")
     ] = None
-    speedup_ci_low: Annotated[float | None, _meta("lower end of the speed-up's 95% interval")] = None
-    speedup_ci_high: Annotated[float | None, _meta("upper end of the speed-up's 95% interval")] = None
+    speedup_ci_low: Annotated[float | None, about("lower end of the speed-up's 95% interval")] = None
+    speedup_ci_high: Annotated[float | None, about("upper end of the speed-up's 95% interval")] = None
 
 
 class RecordedRow(Row, kw_only=True):
     """A row as run.json keeps it: with the raw samples, and what the CSV has no column for."""
 
     bias: bool = False
-    count: Annotated[int, _meta("how often the network uses the layer")] = 1
-    reference: Annotated[str | None, _meta("implementation that speedup_vs_reference compares with")] = None
-    calls_per_sample: Annotated[int | None, _meta("calls timed together as one sample")] = None
-    samples_s: Annotated[list[float], _meta("seconds per call, one value a sample, in order", "s")] = []
-    rounds: Annotated[list[int], _meta("round of each sample: equal rounds are paired across rows")] = []
-    notes: Annotated[list[str], _meta("noise, drift and roofline remarks on this row")] = []
+    count: Annotated[int, about("how often the network uses the layer")] = 1
+    reference: Annotated[str | None, about("implementation that speedup_vs_reference compares with")] = None
+    calls_per_sample: Annotated[int | None, about("calls timed together as one sample")] = None
+    samples_s: Annotated[list[float], about("seconds per call, one value a sample, in order", "s")] = []
+    rounds: Annotated[list[int], about("round of each sample: equal rounds are paired across rows")] = []
+    notes: Annotated[list[str], about("noise, drift and roofline remarks on this row")] = []
 
 
 class Peak(Struct, kw_only=True):
     """One measured limit of the machine."""
 
     quantity: Literal["fma", "gemm", "copy", "triad"]
-    level: Annotated[str, _meta("register, L1, L2, L3 or DRAM: where the working set lives")]
+    level: Annotated[str, about("register, L1, L2, L3 or DRAM: where the working set lives")]
     device: str
     dtype: PeakDType
-    value: Annotated[float, _meta("FLOP/s for fma and gemm, bytes/s for copy and triad", gt=0)]
-    working_set_bytes: Annotated[int | None, _meta("total over all threads", "byte")] = None
+    value: Annotated[float, about("FLOP/s for fma and gemm, bytes/s for copy and triad", gt=0)]
+    working_set_bytes: Annotated[int | None, about("total over all threads", "byte")] = None
 
 
 class Environment(Struct, kw_only=True):
     """The machine and the software, as far as they can change a result."""
 
-    machine: Annotated[str, _meta("short name used in paths and tables")]
+    machine: Annotated[str, about("short name used in paths and tables")]
     cpu: dict[str, Any] = {}
     memory: dict[str, Any] = {}
     gpu: list[dict[str, Any]] = []
@@ -141,15 +141,15 @@ class Record(Struct, kw_only=True):
     convbench_version: str
     run_id: str
     machine: str
-    started: Annotated[str, _meta("ISO 8601, UTC")]
+    started: Annotated[str, about("ISO 8601, UTC")]
     finished: str | None = None
     complete: bool = False
     environment: Environment
     peaks: list[Peak] = []
     settings: dict[str, Any] = {}
     warnings: list[str] = []
-    unavailable: Annotated[dict[str, str], _meta("kernel families that could not be loaded, with the reason")] = {}
-    timings: Annotated[dict[str, float], _meta("where the run's wall time went", "s")] = {}
+    unavailable: Annotated[dict[str, str], about("kernel families that could not be loaded, with the reason")] = {}
+    timings: Annotated[dict[str, float], about("where the run's wall time went", "s")] = {}
     rows: list[RecordedRow] = []
 
 

@@ -69,15 +69,20 @@ def describe_failure(row: RecordedRow) -> str:
     return printable(f"{row.status}: {row.suite}/{row.case} {row.pass_} {row.implementation}: {row.status_detail}")
 
 
+def bar() -> Progress:
+    """A bar with an estimate, on stderr, gone at the end."""
+    columns = (
+        BarColumn(30), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )  # fmt: skip
+    return Progress(*columns, console=err(), transient=True, refresh_per_second=4)
+
+
 @contextmanager
 def live(plan: Plan, done: Set[int] = frozenset()) -> Iterator[Bar | Lines]:
     """The progress display that fits where stderr goes."""
     if not err().is_terminal:
         yield Lines(plan, done)
         return
-    columns = (
-        BarColumn(30), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=err(), transient=True, refresh_per_second=4) as bar:
-        yield Bar(bar, plan, done)
+    with bar() as drawn:
+        yield Bar(drawn, plan, done)

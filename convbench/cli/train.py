@@ -291,9 +291,8 @@ class _Lines:
 
     def epoch(self, number: int, histories: list[History]) -> None:
         settings = self.session.settings
-        name = "accuracy" if settings.task == "classify" else "mean IoU"
         shown = ", ".join(f"{h.evaluations[-1].metric:.4f}" if h.status == "ok" else h.status for h in histories)
-        common.err().print(f"epoch {number}/{settings.epochs}: {name} {shown}")
+        common.err().print(f"epoch {number}/{settings.epochs}: {settings.metric} {shown}")
 
 
 class _Silent:
@@ -314,19 +313,10 @@ def _live(session: Session, group: Group) -> Iterator[Any]:
     if not common.err().is_terminal:
         yield _Lines(session)
         return
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from convbench.cli.progress import bar
 
-    columns = (BarColumn(30), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-               TextColumn("{task.description}", markup=False))  # fmt: skip
-    with Progress(*columns, console=common.err(), transient=True, refresh_per_second=4) as bar:
-        yield _Lines(session, bar)
+    with bar() as drawn:
+        yield _Lines(session, drawn)
 
 
 # Output -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ _SPARE = ("held", "optimizer", "data", "MACs", "loss", "interval", "+-", "infere
 def show(result: Result, paths: dict[str, str]) -> None:
     """The table, what went wrong, what separable convolutions saved, and where the files are."""
     settings = result.settings
-    metric = "accuracy" if settings.task == "classify" else "mean IoU"
+    metric = settings.metric
     columns: tuple = tuple((metric if c == "metric" else c) for c in _COLUMNS)
     common.table(
         f"{result.machine}: {settings.task} {settings.data}, {settings.epochs} epochs, batch {settings.batch}"

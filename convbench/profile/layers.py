@@ -9,15 +9,14 @@ from typing import Any, get_args
 from convbench import count
 from convbench.case import Case, DType
 from convbench.measure import Interval, median_interval
-from convbench.plan import REFERENCE
+from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.profile.model import CALL, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer
 from convbench.ratios import quotient
+from convbench.records import spec_of
 from convbench.results import Peak, RecordedRow
 from convbench.roofline import attainable
-from convbench.savings import spec_of
 
-CHANNELS_LAST = "torch.channels_last"  # the reference of a layer that runs in this layout
 WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
 PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
-from convbench.results import Peak, RecordedRow
+from convbench.results import Peak, RecordedRow, about
 from convbench.spec import Kind, Operator, Pass
 
 CALL = "call"  # bound: the roof allows less time than a call costs
 REPACK = "repack"  # what a copy into another memory format is called among the operators
 MIXED_LAYOUT = "nchw, weights channels_last"
-
-
-def _doc(doc: str, unit: str = "") -> Meta:
-    return Meta(description=f"{doc} [{unit}]" if unit else doc)
 
 
 class LayerRow(Struct, kw_only=True):
@@ -24,13 +20,13 @@ class LayerRow(Struct, kw_only=True):
     ``median_s`` and what follows from it (gflops, gbytes_per_s, roofline_fraction) is the time inside the model.
     """
 
-    case: Annotated[str, _doc("the module that calls it")]
+    case: Annotated[str, about("the module that calls it")]
     operator: Operator
     kind: Kind
     pass_: Pass = field(name="pass")
     dtype: str
     device: str
-    layout: Annotated[str, _doc("memory format of its input in the model")]
+    layout: Annotated[str, about("memory format of its input in the model")]
     n: int
     c: int
     h: int
@@ -48,39 +44,42 @@ class LayerRow(Struct, kw_only=True):
     output_padding_h: int
     output_padding_w: int
     bias: bool
-    calls: Annotated[int, _doc("how often a step calls it")]
+    calls: Annotated[int, about("how often a step calls it")]
     params: int
     macs: int
     valid_macs: int
     bytes: int
-    intensity: Annotated[float, _doc("2 x valid_macs / bytes", "FLOP/byte")]
-    median_s: Annotated[float, _doc("median time of one call inside the model", "s")]
+    intensity: Annotated[float, about("2 x valid_macs / bytes", "FLOP/byte")]
+    median_s: Annotated[float, about("median time of one call inside the model", "s")]
     ci_low_s: float | None = None
     ci_high_s: float | None = None
-    step_s: Annotated[float, _doc("median time of all its calls in a step", "s")]
-    share: Annotated[float, _doc("step_s over the time of an eager step that nobody watches")]
+    step_s: Annotated[float, about("median time of all its calls in a step", "s")]
+    share: Annotated[float, about("step_s over the time of an eager step that nobody watches")]
     gflops: float
     gbytes_per_s: float
     attainable_gflops: float | None = None
     roofline_fraction: float | None = None
     bound: Annotated[
-        str | None, _doc("what limits it: compute, a memory level, or call (the roof allows less than a call costs)")
+        str | None,
+        about("what limits it: compute, a memory level, or call (the roof allows less than a call costs)"),
     ] = None
-    isolated_s: Annotated[float | None, _doc("the same call alone and warm, in its layout, by torch", "s")] = None
+    isolated_s: Annotated[float | None, about("the same call alone and warm, in its layout, by torch", "s")] = None
     isolated_low_s: float | None = None
     isolated_high_s: float | None = None
-    best_implementation: Annotated[str | None, _doc("fastest verified implementation, alone")] = None
+    best_implementation: Annotated[str | None, about("fastest verified implementation, alone")] = None
     best_algorithm: str | None = None
     best_layout: str | None = None
     best_s: float | None = None
-    best_speedup: Annotated[float | None, _doc("isolated_s / best_s")] = None
+    best_speedup: Annotated[float | None, about("isolated_s / best_s")] = None
     best_speedup_ci_low: float | None = None
     best_speedup_ci_high: float | None = None
     swap_implementation: Annotated[
-        str | None, _doc("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels")
+        str | None,
+        about("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels"),
     ] = None
     prepacked_speedup: Annotated[
-        float | None, _doc("isolated_s over the fastest time with weights packed ahead, which swapping cannot do")
+        float | None,
+        about("isolated_s over the fastest time with weights packed ahead, which swapping cannot do"),
     ] = None
 
 
@@ -97,10 +96,12 @@ class Variant(Struct, kw_only=True):
     """The whole step under one change, against the step as it is; no speed-up where the change failed (``reason``)."""
 
     name: str
-    speedup: Annotated[float | None, _doc("time of the step as it is / time with the change, interleaved pairs")] = None
+    speedup: Annotated[float | None, about("time of the step as it is / time with the change, interleaved pairs")] = (
+        None
+    )
     ci_low: float | None = None
     ci_high: float | None = None
-    error: Annotated[float | None, _doc("relative L2 difference of the model's output")] = None
+    error: Annotated[float | None, about("relative L2 difference of the model's output")] = None
     reason: str = ""
     detail: dict[str, Any] = {}
 
@@ -117,15 +118,15 @@ class Step(Struct, kw_only=True):
     median_s: float
     ci_low_s: float | None = None
     ci_high_s: float | None = None
-    eager_s: Annotated[float, _doc("without torch.compile; median_s where the model does not use it", "s")]
+    eager_s: Annotated[float, about("without torch.compile; median_s where the model does not use it", "s")]
     samples: int
     watched_s: float
     distortion: float
     distortion_ci_low: float | None = None
     distortion_ci_high: float | None = None
-    convolutions_s: Annotated[float, _doc("sum of all rows' step_s", "s")]
-    convolutions_share: Annotated[float, _doc("convolutions_s / eager_s")]
-    call_s: Annotated[float | None, _doc("a convolution of one number: what a call costs here", "s")] = None
+    convolutions_s: Annotated[float, about("sum of all rows' step_s", "s")]
+    convolutions_share: Annotated[float, about("convolutions_s / eager_s")]
+    call_s: Annotated[float | None, about("a convolution of one number: what a call costs here", "s")] = None
     operators: list[OtherOperator] = []
 
 
@@ -133,7 +134,7 @@ class Separable(Struct, kw_only=True):
     """What a depthwise-separable pair in place of a dense layer would give: dense over pair."""
 
     case: str
-    modules: Annotated[int, _doc("how many have this shape; share is theirs together")] = 1
+    modules: Annotated[int, about("how many have this shape; share is theirs together")] = 1
     paper: float
     roofline: float | None = None
     measured: float | None = None
@@ -160,7 +161,7 @@ class Facts(Struct, kw_only=True, frozen=True):
 
     weight_denormals: dict[str, int] = {}
     input_denormals: dict[str, int] = {}
-    gridding: Annotated[list[list[tuple[str, int]]], _doc("successive dilated layers whose rates share a factor")] = []
+    gridding: Annotated[list[list[tuple[str, int]]], about("successive dilated layers whose rates share a factor")] = []
 
 
 class Advice(Struct, kw_only=True):

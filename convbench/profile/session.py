@@ -11,7 +11,7 @@ from convbench import __version__
 from convbench.case import Case
 from convbench.machine.noise import snapshot, warnings
 from convbench.measure import CudaTimer, Interval, Policy, Samples, Timer, host_timer, measure, median_interval, speedup
-from convbench.plan import REFERENCE
+from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
@@ -19,6 +19,7 @@ from convbench.profile.facts import facts_of
 from convbench.profile.model import LayerRow, Profile, Step
 from convbench.profile.variants import Trial, attempt, changes, without_denormals
 from convbench.profile.watch import Event, Layer, Watch, forward, inspect, training, why_no_backward
+from convbench.records import spec_of
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
 from convbench.spec import Pass
@@ -110,8 +111,8 @@ def _alone(cases: list[Case], options: Options, live: Live) -> Record:
 
 def _more(rows: list[LayerRow], options: Options, record: Record, live: Live) -> None:
     """Add what the advice needs beside the model's own layers."""
-    own = {(layers.spec_of(row), row.pass_) for row in record.rows}
-    torchs = [i for i in options.implementations if i.name in (REFERENCE, layers.CHANNELS_LAST)]
+    own = {(spec_of(row), row.pass_) for row in record.rows}
+    torchs = [i for i in options.implementations if i.name in (REFERENCE, CHANNELS_LAST)]
     for cases, implementations in (
         (extras.pair_cases(rows), options.implementations),
         (extras.cliff_cases(rows), torchs),

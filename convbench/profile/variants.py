@@ -22,7 +22,7 @@ from convbench.nn.choice import layer_key
 from convbench.plan import REFERENCE
 from convbench.profile.model import LayerRow, Variant
 from convbench.profile.watch import denormals, forward, tensors
-from convbench.savings import spec_of
+from convbench.records import spec_of
 from convbench.suites.traced import Subject
 
 HOPELESS = 3.0  # a change that takes so many times the step in the best of its first calls is not sampled

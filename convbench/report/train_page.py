@@ -17,7 +17,7 @@ def train_page(result: Result) -> str:
     """The whole page as text."""
     shell.needed("altair", "altair")
     names = text.clean([row.variant for row in result.rows])
-    metric = "accuracy" if result.settings.task == "classify" else "mean IoU"
+    metric = result.settings.metric
     context = {
         "result": result, "settings": result.settings, "rows": result.rows, "savings": result.savings,
         "metric": metric, "colours": {name: colour(n + 1) for n, name in enumerate(names)}, "docs": DOCS,

@@ -5,7 +5,7 @@ paper that saves the factor 1 / (1/K + 1/(R S)) in multiply-accumulates (Howard 
 arXiv 1704.04861, Section 3.1). Cases are joined by what they compute (ConvSpec), never by name or order.
 """
 
-from convbench.savings.analysis import analyse, quartets, spec_of
+from convbench.savings.analysis import analyse, quartets
 from convbench.savings.model import Half, Saving
 
-__all__ = ["Half", "Saving", "analyse", "quartets", "spec_of"]
+__all__ = ["Half", "Saving", "analyse", "quartets"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from convbench import count
 from convbench.case import Case
+from convbench.records import spec_of
 from convbench.results import Peak, Record, RecordedRow
 from convbench.roofline import Roof, attainable
 from convbench.savings.model import Half, Saving
@@ -57,15 +58,6 @@ def _key(case: Case) -> tuple:
 def _four(dense: ConvSpec) -> dict[str, ConvSpec]:
     pair = dense.separable()
     return dict(zip(HALVES, (dense, pair.depthwise(), pair.pointwise(), pair), strict=True))
-
-
-def spec_of(row: Any) -> ConvSpec:
-    """The convolution that a row is about: a RecordedRow, or anything with its columns."""
-    return ConvSpec(
-        row.operator, row.n, row.c, row.h, row.w, row.k, row.r, row.s,
-        (row.stride_h, row.stride_w), (row.padding_h, row.padding_w), (row.dilation_h, row.dilation_w),
-        row.groups, (row.output_padding_h, row.output_padding_w), row.bias,
-    )  # fmt: skip
 
 
 def _dense_specs(specs: Iterable[ConvSpec]) -> list[ConvSpec]:

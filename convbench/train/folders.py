@@ -108,12 +108,8 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     images = {file.stem: file for file in _images(folder / "images")}
     masks = {file.stem: file for file in _images(folder / "masks")}
     if alone := sorted(images.keys() ^ masks.keys()):
-        has, lacks = ("image", "mask") if alone[0] in images else ("mask", "image")
-        raise InputError(
-            f"--data {folder}: {alone[0]} has an {has} but no {lacks}; masks have the names of their images".replace(
-                "an mask", "a mask"
-            )
-        )
+        has, lacks = ("an image", "mask") if alone[0] in images else ("a mask", "image")
+        raise InputError(f"--data {folder}: {alone[0]} has {has} but no {lacks}; masks have the names of their images")
     return [(images[name], masks[name]) for name in sorted(images)]
 
 

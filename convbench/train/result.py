@@ -7,17 +7,17 @@ from math import fsum
 from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from convbench.measure import Interval, median_interval
-from convbench.results import Environment
+from convbench.plan import REFERENCE
+from convbench.results import Environment, about
 from convbench.train.settings import Settings, Variant
 
 SCHEMA_VERSION = 1
 WARM_UP = 3  # first steps, which compile kernels and fill caches: trained, not counted as times
 PROFILED = 3  # the step that is looked into, and not counted as a time either
 FIRST_LOSSES = 20  # steps over which losses are held against the reference's
-REFERENCE = "torch.aten"
 
 Status = Literal["ok", "diverged", "out_of_memory", "error"]
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -62,54 +62,52 @@ class History(Struct):
         return np.sum([self.phase_s(phase) for phase in PHASES], axis=0)
 
 
-def _doc(text: str, unit: str = "") -> Meta:
-    return Meta(description=f"{text} [{unit}]" if unit else text)
-
-
 class TrainRow(Struct, kw_only=True):
     """One variant; the columns of train.csv. Empty is what could not be known."""
 
-    variant: Annotated[str, _doc("model, form and implementation")]
-    model: Annotated[str, _doc("built-in name, or the specification of the user's own")]
-    form: Annotated[str, _doc("dense, separable, or as_is for a model without the switch")]
-    implementation: Annotated[str, _doc("what computes its convolutions")]
-    status: Annotated[Status, _doc("ok, or why training stopped")]
-    status_detail: Annotated[str, _doc("the reason in words")]
-    params: Annotated[int, _doc("parameters of the model")]
-    macs: Annotated[int | None, _doc("nominal multiply-accumulates of convolutions and matrix products, an image")]
-    steps: Annotated[int, _doc("training steps done")]
-    loss: Annotated[float | None, _doc("mean training loss of the last tenth of the steps")]
-    metric: Annotated[float | None, _doc("accuracy (classify) or mean IoU (segment) on the test images, at the end")]
-    accuracy: Annotated[float | None, _doc("share of test images, or pixels, that is right")]
-    mean_dice: Annotated[float | None, _doc("Dice's coefficient, mean over classes")]
-    step_s: Annotated[float | None, _doc("median time of a training step", "s")]
-    step_ci_low_s: Annotated[float | None, _doc("lower end of its 95% interval", "s")]
-    step_ci_high_s: Annotated[float | None, _doc("upper end", "s")]
+    variant: Annotated[str, about("model, form and implementation")]
+    model: Annotated[str, about("built-in name, or the specification of the user's own")]
+    form: Annotated[str, about("dense, separable, or as_is for a model without the switch")]
+    implementation: Annotated[str, about("what computes its convolutions")]
+    status: Annotated[Status, about("ok, or why training stopped")]
+    status_detail: Annotated[str, about("the reason in words")]
+    params: Annotated[int, about("parameters of the model")]
+    macs: Annotated[int | None, about("nominal multiply-accumulates of convolutions and matrix products, an image")]
+    steps: Annotated[int, about("training steps done")]
+    loss: Annotated[float | None, about("mean training loss of the last tenth of the steps")]
+    metric: Annotated[float | None, about("accuracy (classify) or mean IoU (segment) on the test images, at the end")]
+    accuracy: Annotated[float | None, about("share of test images, or pixels, that is right")]
+    mean_dice: Annotated[float | None, about("Dice's coefficient, mean over classes")]
+    step_s: Annotated[float | None, about("median time of a training step", "s")]
+    step_ci_low_s: Annotated[float | None, about("lower end of its 95% interval", "s")]
+    step_ci_high_s: Annotated[float | None, about("upper end", "s")]
     data_s: Annotated[
-        float | None, _doc("median of taking and augmenting a batch, the same batch for all variants", "s")
+        float | None, about("median of taking and augmenting a batch, the same batch for all variants", "s")
     ]
-    forward_s: Annotated[float | None, _doc("median of forward and loss", "s")]
-    backward_s: Annotated[float | None, _doc("median of backward", "s")]
-    optimizer_s: Annotated[float | None, _doc("median of the optimizer's step", "s")]
-    images_per_s: Annotated[float | None, _doc("training: batch / median step", "1/s")]
-    inference_images_per_s: Annotated[float | None, _doc("evaluation: batch / median forward pass", "1/s")]
-    step_speedup: Annotated[float | None, _doc("torch's step / this step, median of pairs; same model and form")]
-    step_speedup_low: Annotated[float | None, _doc("lower end of its 95% interval")]
-    step_speedup_high: Annotated[float | None, _doc("upper end")]
-    inference_speedup: Annotated[float | None, _doc("torch's forward pass / this one, median of pairs")]
-    inference_speedup_low: Annotated[float | None, _doc("lower end of its 95% interval")]
-    inference_speedup_high: Annotated[float | None, _doc("upper end")]
-    loss_difference: Annotated[float | None, _doc("largest relative difference to torch's loss in the first 20 steps")]
+    forward_s: Annotated[float | None, about("median of forward and loss", "s")]
+    backward_s: Annotated[float | None, about("median of backward", "s")]
+    optimizer_s: Annotated[float | None, about("median of the optimizer's step", "s")]
+    images_per_s: Annotated[float | None, about("training: batch / median step", "1/s")]
+    inference_images_per_s: Annotated[float | None, about("evaluation: batch / median forward pass", "1/s")]
+    step_speedup: Annotated[float | None, about("torch's step / this step, median of pairs; same model and form")]
+    step_speedup_low: Annotated[float | None, about("lower end of its 95% interval")]
+    step_speedup_high: Annotated[float | None, about("upper end")]
+    inference_speedup: Annotated[float | None, about("torch's forward pass / this one, median of pairs")]
+    inference_speedup_low: Annotated[float | None, about("lower end of its 95% interval")]
+    inference_speedup_high: Annotated[float | None, about("upper end")]
+    loss_difference: Annotated[float | None, about("largest relative difference to torch's loss in the first 20 steps")]
     convolution_share: Annotated[
-        float | None, _doc("share of forward and backward spent in convolutions, from one step looked into")
+        float | None, about("share of forward and backward spent in convolutions, from one step looked into")
     ]
     held_bytes: Annotated[
-        int | None, _doc("weights, gradients, optimizer state, and activations kept for backward", "B")
+        int | None, about("weights, gradients, optimizer state, and activations kept for backward", "B")
     ]
     target_s: Annotated[
-        float | None, _doc("training time until the target metric was first seen, warm-up at the median", "s")
+        float | None, about("training time until the target metric was first seen, warm-up at the median", "s")
     ]
-    scaling_efficiency: Annotated[float | None, _doc("one process's step / (processes x this step), same global batch")]
+    scaling_efficiency: Annotated[
+        float | None, about("one process's step / (processes x this step), same global batch")
+    ]
 
 
 class Saving(Struct, kw_only=True):

@@ -25,7 +25,7 @@ from convbench.train.inside import look_into
 from convbench.train.parallel import Group, shared
 from convbench.train.result import PROFILED, SCHEMA_VERSION, History
 from convbench.train.settings import Settings
-from convbench.train.trainer import Trainer, matrix_of
+from convbench.train.trainer import Trainer
 
 Tensor = torch.Tensor
 
@@ -65,7 +65,7 @@ class Session:
         if self.group.world > 1 and not self.done:
             self._alone()
         while self.done < self.total and any(t.going for t in self.trainers):
-            self._step()
+            self._step(look=self.done == PROFILED)
             progress.step(self.done, self.total, self.histories)
             epoch, rest = divmod(self.done, self.steps_per_epoch)
             if not rest:
@@ -78,13 +78,13 @@ class Session:
                 return False
         return True
 
-    def _step(self) -> None:
+    def _step(self, look: bool = False) -> None:
         begun = perf_counter()
         images, target = self.batch(self.done)
         data_s = perf_counter() - begun
         seed = _seed(self.settings.seed, "step", self.done)
         for trainer in self._shuffled(self.done):
-            if self.done == PROFILED and trainer.going:
+            if look:
                 look_into(trainer, images, target, seed)
             trainer.step(images, target, data_s, seed)
         self.done += 1
@@ -119,7 +119,7 @@ class Session:
             images = mine.images.to(self.settings.device)
             for trainer in self._shuffled(self.done + number):
                 predicted = trainer.predict(images, timed=len(part.images) == size)
-                matrices[id(trainer)] += matrix_of(predicted, mine.target, classes)
+                matrices[id(trainer)] += metrics.confusion(predicted.cpu(), mine.target, classes)
         for trainer in self.trainers:
             if trainer.going:
                 matrix = self.group.total(matrices[id(trainer)])

@@ -54,3 +54,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     target: float
     arguments: dict[str, Any] = {}
     strict: bool = False
+
+    @property
+    def metric(self) -> str:
+        """What a model is judged by."""
+        return "accuracy" if self.task == "classify" else "mean IoU"

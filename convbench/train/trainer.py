@@ -14,16 +14,15 @@ from torch import nn
 from convbench import models
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.nn import use_kernels
+from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.train.data import Data
 from convbench.train.losses import loss_of
-from convbench.train.metrics import confusion
 from convbench.train.parallel import Group
-from convbench.train.result import REFERENCE, Evaluation, History
+from convbench.train.result import Evaluation, History
 from convbench.train.settings import Settings, Variant
 
 Tensor = torch.Tensor
 
-CHANNELS_LAST = "torch.channels_last"  # torch's own kernels on tensors in that format
 SMALL_IMAGE = 64  # up to here a network gets the stem for small images, if it has one
 _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
@@ -206,8 +205,3 @@ def _schedule(optimizer: torch.optim.Optimizer, s: Settings, steps: int) -> torc
         return schedulers.CosineAnnealingLR(optimizer, steps)
     # momentum stays what --momentum says
     return schedulers.OneCycleLR(optimizer, s.learning_rate, total_steps=steps + 1, cycle_momentum=False)
-
-
-def matrix_of(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """The batch's part of the confusion matrix, on the CPU."""
-    return confusion(predicted.cpu(), target.cpu(), classes)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from convbench import count
 from convbench.case import Case
 from convbench.cli.main import run
+from convbench.records import spec_of
 from convbench.results import Environment, Peak, Record, RecordedRow, to_json
-from convbench.savings import analyse, quartets, spec_of
+from convbench.savings import analyse, quartets
 from convbench.spec import ConvSpec
 from convbench.suites import builtin
 

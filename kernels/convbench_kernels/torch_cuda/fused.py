@@ -16,7 +16,7 @@ import triton.language as tl
 
 from convbench.plugin import Case, Kernel, Layout
 from convbench_kernels.torch_cuda.implicit_gemm import multiply
-from convbench_kernels.torch_cuda.launch import INTERPRETED, both_layouts, new, on
+from convbench_kernels.torch_cuda.launch import INTERPRETED, both_layouts, new, on, tuned
 
 MOST_TAPS = 121
 CONFIGS = [
@@ -27,6 +27,7 @@ SMALL = {"BM": 32, "BN": 32, "BK": 16}  # in the interpreter
 ROUNDED_TWICE = 2.0  # error factor of a rounded intermediate beside the result's own rounding
 
 
+@tuned(CONFIGS, ["channels", "filters", "R", "S"])
 @triton.jit(do_not_specialize=["pixels"])
 def _pair(
     x, w1, w2, bias, out, pixels, channels, filters, height, width, rows, columns, x_n, x_c, x_h, x_w, w2_k,
@@ -59,11 +60,6 @@ def _pair(
     tl.store(target, total.to(out.dtype.element_ty), mask=here[:, None] & (f < filters)[None, :])
 
 
-_tuned = (
-    _pair if INTERPRETED else triton.autotune(CONFIGS, ["channels", "filters", "R", "S"], cache_results=True)(_pair)
-)
-
-
 def pair(case: Case, layout: Layout):
     """run(x, w1, w2, bias=None) -> y."""
     spec = case.spec
@@ -75,7 +71,7 @@ def pair(case: Case, layout: Layout):
     def run(x, w1, w2, bias=None):
         out = new((spec.n, spec.k, spec.p, spec.q), x, layout)
         with on(x):
-            _tuned[grid](
+            _pair[grid](
                 x, w1.contiguous(), w2, bias, out, pixels, spec.c, spec.k, spec.h, spec.w, spec.p, spec.q, *x.stride(),
                 w2.stride(0), *out.stride(), spec.r, spec.s, *spec.stride, *spec.padding, *spec.dilation,
                 bias is not None, INTERPRETED, **(SMALL if INTERPRETED else {}),

@@ -32,7 +32,7 @@ import triton.language as tl
 
 from convbench.plugin import Case, ConvSpec, Kernel, Layout
 from convbench_kernels.torch_cuda.depthwise import as_conv2d
-from convbench_kernels.torch_cuda.launch import INTERPRETED, add_partials, both_layouts, new, on
+from convbench_kernels.torch_cuda.launch import INTERPRETED, add_partials, both_layouts, new, on, tuned
 
 FEW = 32  # channels of a group below which gemm_k runs over taps and channels at once
 PROGRAMS = 8 if INTERPRETED else 512  # of the weight gradient, about: some for each multiprocessor
@@ -46,12 +46,6 @@ CONFIGS = [  # tried once for each shape, and remembered
 SMALL = {"BM": 32, "BN": 32, "BK": 16}  # in the interpreter, which has no time to try
 
 
-def _tuned(kernel: Any) -> Any:
-    """The kernel with its block sizes chosen by trial on a GPU; as it is in the interpreter."""
-    key = ["pixels", "filters", "channels", "TAPS", "FLAT"]
-    return kernel if INTERPRETED else triton.autotune(CONFIGS, key, cache_results=True)(kernel)
-
-
 @triton.jit
 def multiply(a, b, total, CAST: tl.constexpr):
     """total + a b. CAST: the interpreter multiplies short types wrongly, in float32 the products are the same."""
@@ -60,7 +54,7 @@ def multiply(a, b, total, CAST: tl.constexpr):
     return tl.dot(a, b, total, input_precision="ieee")
 
 
-@_tuned
+@tuned(CONFIGS, ["pixels", "filters", "channels", "TAPS", "FLAT"])
 @triton.jit(do_not_specialize=["pixels"])
 def _gemm(
     source, w, bias, out, taps, phases, pixels, batch, height, width, filters, channels,
@@ -108,12 +102,12 @@ def _gemm(
     tl.store(target, total.to(out.dtype.element_ty), mask=here[:, None] & (f < filters)[None, :])
 
 
-@_tuned
+@tuned(CONFIGS, ["pixels", "filters", "channels", "TAPS"])
 @triton.jit(do_not_specialize=["pixels"])
 def _weight_gradient(
     x, dy, partials, taps, pixels, a_split, rows, columns, height, width, filters, channels,
     x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TAPS: tl.constexpr,
-    FLAT: tl.constexpr, GROUPS: tl.constexpr, CAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    GROUPS: tl.constexpr, CAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(filters, BM)
@@ -232,7 +226,7 @@ def weight_gradient(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
         with on(x):
             _launch(
                 _weight_gradient, grid, x, dy, partials, tables[x.device], pixels, a_split, spec.p, spec.q, spec.h,
-                spec.w, filters, channels, *x.stride(), *dy.stride(), *spec.stride, len(taps), True, spec.groups,
+                spec.w, filters, channels, *x.stride(), *dy.stride(), *spec.stride, len(taps), spec.groups,
                 INTERPRETED,
             )  # fmt: skip
             dw = add_partials(partials, new(spec.w_shape, x, "nchw"))

@@ -6,9 +6,10 @@ that arithmetic and indices are right. Races, layouts and speed need a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -54,6 +55,16 @@ def new(shape: tuple[int, ...], like: torch.Tensor, layout: Layout) -> torch.Ten
 def on(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """Launches go to the tensor's device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any], Any]:
+    """A kernel whose block sizes are chosen by trial on a GPU, for each value of the key, and remembered.
+
+    As it is in the interpreter, which has no time to try: there the caller gives the sizes.
+    """
+    if INTERPRETED:
+        return lambda kernel: kernel
+    return triton.autotune(list(configs), list(key), cache_results=True)
 
 
 @triton.jit
