@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel, Pass
 from convbench_kernels.numba_cpu.arguments import (
@@ -46,7 +46,7 @@ from convbench_kernels.numba_cpu.arguments import (
 )
 from convbench_kernels.numba_cpu.depthwise import valid_lanes
 from convbench_kernels.numba_cpu.direct import reason_against
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threaded_kernel, threads_for
 from convbench_kernels.numba_cpu.lowering import lower
 from convbench_kernels.numba_cpu.pack import pack_row, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
@@ -444,7 +444,7 @@ def _filters(w, u, work, scratch, g_at, thread, threads):
         _transform_filters(w, panel, u, panel * g.u_panel, work, scratch, g)
 
 
-@parallel_kernel
+@threaded_kernel
 def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_at, threads):
     """Addresses: float32 x, w, y, bias, workspace; strips and begins as in `strips()`, g as in Sizes."""
     g = record(Sizes, g_at)
@@ -542,7 +542,7 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
     """run(x, w, bias=None) -> y (images, K, P, Q)."""
     table_, begins = strips(problem)
     tiles, shape = int(table_[:, COUNT].sum()), (problem.images, problem.k, *problem.output)
-    no_bias = torch.zeros(problem.k)
+    no_bias, macs = torch.zeros(problem.k), POINTS * tiles * problem.c * problem.k
 
     @cache
     def sized(threads: int) -> tuple[int, Addresses]:
@@ -551,7 +551,7 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         x, w, bias = dense(x), dense(w), no_bias if bias is None else dense(bias)
-        y, threads = torch.empty(shape), get_num_threads()
+        y, threads = torch.empty(shape), threads_for(macs)
         size, tables = sized(threads)
         work = workspace(size)
         convolve(x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr(), work.data_ptr(),
