@@ -19,10 +19,9 @@ from convbench.case import Case
 from convbench.errors import STRANGERS_ERRORS
 from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
-from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
 from convbench.process import return_freed_memory
-from convbench.registry import Broken
+from convbench.registry import REFERENCE, Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
 from convbench.verify import Checker, failure

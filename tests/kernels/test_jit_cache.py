@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numba
 import pytest
+import torch
 
 import convbench_kernels
 from convbench_kernels.numba_cpu import jit
@@ -107,3 +108,25 @@ def test_shares_are_even_and_whole(total, parts):
     assert [i for begin, end in ranges for i in range(begin, end)] == list(range(total))
     sizes = [end - begin for begin, end in ranges]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_threads_are_started_for_work_that_is_worth_them(monkeypatch):
+    monkeypatch.setattr(jit, "SMALL", 1000)
+    torch.set_num_threads(2)
+    assert [jit.threads_for(macs) for macs in (0, 1999, 2000, 10**9)] == [1, 1, 2, 2]
+    torch.set_num_threads(1)
+    assert jit.threads_for(10**9) == 1, "torch's number holds for both"
+    torch.set_num_threads(2)
+
+
+def test_first_launch_leaves_torch_its_number_of_threads():
+    program = """
+import torch
+torch.set_num_threads(1)
+from convbench.plugin import Case, ConvSpec
+from convbench_kernels.numba_cpu.gemm import IMPLEMENTATION
+run = IMPLEMENTATION.build(Case(ConvSpec.create([1, 32, 64, 64], 32, 1))).run
+run(torch.ones(1, 32, 64, 64), torch.ones(32, 32, 1, 1))
+print(torch.get_num_threads(), 1)
+"""
+    assert hits_and_misses(program, jit.cache_folder().parents[1]) == (1, 1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from convbench.case import Case
+from convbench.operands import in_layout, reals
 from convbench.spec import ConvSpec
 from convbench_kernels.torch_ops import aten, channels_last, compile, unfold
 
@@ -47,16 +48,31 @@ def test_channels_last_is_given_and_gives_channels_last():
 def test_only_the_gradient_asked_for_is_computed(pass_, monkeypatch):
     """Times would otherwise be of two gradients."""
     masks = []
-    real = torch.ops.aten.convolution_backward
+    real = torch.ops.aten.convolution_backward.default
 
     def spy(*arguments):
         masks.append(arguments[-1])
         return real(*arguments)
 
-    monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
+    monkeypatch.setattr(torch.ops.aten.convolution_backward, "default", spy)
     case = Case(CONV, pass_)
     aten.build(case).run(*(torch.ones(case.operand_shape(name)) for name in case.operand_names))
     assert masks == {"forward": [], "data_gradient": [[1, 0, 0]], "weight_gradient": [[0, 1, 0]]}[pass_]
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("pass_", ["data_gradient", "weight_gradient"])
+def test_gradients_copy_no_operand(pass_, layout):
+    """Nor does autograd: a copy at each call would make the reference look slow."""
+    case = Case(ConvSpec.create([2, 16, 12, 12], 16, 3, padding=1, stride=2, groups=16), pass_)
+    operands = in_layout(reals(case, 0), layout)
+    run = (aten if layout == "nchw" else channels_last).build(case).run
+    run(*operands.values())
+    with torch.profiler.profile() as seen:
+        run(*operands.values())
+    names = {event.name for event in seen.events()}
+    assert "aten::convolution_backward" in names
+    assert not names & {"aten::contiguous", "aten::clone", "aten::copy_"}
 
 
 def test_no_compiler_is_a_reason_not_a_failure(monkeypatch):

@@ -38,7 +38,17 @@ import torch
 from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Kernel
-from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
+from convbench_kernels.numba_cpu.arguments import (
+    Addresses,
+    addresses,
+    dense,
+    floats,
+    integers_of,
+    new,
+    record,
+    table,
+    zeros,
+)
 from convbench_kernels.numba_cpu.depthwise_channels import TOGETHER as BLOCK_TOGETHER
 from convbench_kernels.numba_cpu.depthwise_channels import clear, convolve_block, pad_block, pixels_to_planes
 from convbench_kernels.numba_cpu.jit import (
@@ -627,10 +637,10 @@ def gradient_tables(spec: ConvSpec) -> Tables:
 
 
 def _convolution(tables: Tables, shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    no_bias, constants, work = torch.zeros(tables.planes.y_planes), tables.addresses(), tables.work
+    no_bias, constants, work = zeros(tables.planes.y_planes), tables.addresses(), tables.work
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), torch.empty(shape)
+        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), new(*shape)
         operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr())
         convolve(*operands, *constants, threads_for(work))
         return y
@@ -642,7 +652,7 @@ def _weight_gradient(tables: Tables, shape: tuple[int, ...], exchanged: bool) ->
     constants, work = tables.addresses(), tables.work
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-        dw, x, dy = torch.empty(shape), dense(x), dense(dy)
+        dw, x, dy = new(*shape), dense(x), dense(dy)
         x, dy = (dy, x) if exchanged else (x, dy)
         convolve_weights(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), *constants, threads_for(work))
         return dw

@@ -34,7 +34,17 @@ from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 from convbench_kernels.numba_cpu import pair
-from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
+from convbench_kernels.numba_cpu.arguments import (
+    Addresses,
+    addresses,
+    dense,
+    floats,
+    integers_of,
+    new,
+    record,
+    table,
+    zeros,
+)
 from convbench_kernels.numba_cpu.depthwise import (
     COLUMNS,
     ROWS,
@@ -203,7 +213,7 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
     """run(x, w_depthwise, w_pointwise, bias=None) -> y."""
     tables = forward_tables(spec.depthwise())
     padded, macs = -(-spec.k // MR) * MR, spec.n * spec.c * spec.p * spec.q * (spec.r * spec.s + spec.k)
-    zero, no_bias, shape, constants = torch.zeros(spec.c), torch.zeros(padded), spec.y_shape, tables.addresses()
+    zero, no_bias, shape, constants = zeros(spec.c), zeros(padded), spec.y_shape, tables.addresses()
 
     @cache
     def sized(threads: int) -> tuple[int, Addresses]:
@@ -211,11 +221,11 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
         return g.w_size + threads * g.per_thread, addresses(integers_of(g))
 
     def run(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x, w1, w2, y, start = dense(x), dense(w1), dense(w2), torch.empty(shape), no_bias
+        x, w1, w2, y, start = dense(x), dense(w1), dense(w2), new(*shape), no_bias
         threads = threads_for(macs)
         size, g = sized(threads)
         if bias is not None:
-            start = torch.zeros(padded)
+            start = zeros(padded)
             start[: spec.k] = bias
         work = workspace(size)
         convolve(x.data_ptr(), w1.data_ptr(), w2.data_ptr(), y.data_ptr(), start.data_ptr(), zero.data_ptr(),

@@ -17,7 +17,7 @@ import torch
 from numba import prange
 
 from convbench.plugin import Case, Pass
-from convbench_kernels.numba_cpu.arguments import dense, floats
+from convbench_kernels.numba_cpu.arguments import dense, floats, new, zeros
 from convbench_kernels.numba_cpu.jit import STREAMED, kernel, share, threaded_kernel, threads_for
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
@@ -124,10 +124,10 @@ def multiply_shared(pass_, a_at, b_at, out_at, bias_at, images, c, k, threads):
 def gemv(case: Case) -> Callable[..., torch.Tensor]:
     """run(a, b, bias=None) on the pass's two operands, in the order of Case.operand_names."""
     spec, number = case.spec, PASSES.index(case.pass_)
-    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], torch.zeros(spec.k)
+    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], zeros(spec.k)
 
     def run(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        a, b, bias, out = dense(a), dense(b), no_bias if bias is None else dense(bias), torch.empty(shape)
+        a, b, bias, out = dense(a), dense(b), no_bias if bias is None else dense(bias), new(*shape)
         at = (a.data_ptr(), b.data_ptr(), out.data_ptr(), bias.data_ptr())
         multiply_shared(number, *at, images, c, k, threads_for(STREAMED * c * k))
         return out

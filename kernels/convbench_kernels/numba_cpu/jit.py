@@ -25,6 +25,7 @@ from typing import Any
 
 import llvmlite
 import numba
+import torch
 from numba.core import config as _config
 from platformdirs import user_cache_dir
 
@@ -113,8 +114,17 @@ def threaded_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def threads_for(macs: int) -> int:
-    """Threads worth starting for so much work: SMALL at least for each."""
-    return max(1, min(numba.get_num_threads(), macs // SMALL))
+    """Threads worth starting for so much work: SMALL at least for each, and no more than torch may use."""
+    return max(1, min(torch.get_num_threads(), _most_threads(), macs // SMALL))
+
+
+@cache
+def _most_threads() -> int:
+    """Starts Numba's threads. OpenMP's number is then Numba's for torch as well, which is put back."""
+    torchs = torch.get_num_threads()
+    most = numba.get_num_threads()
+    torch.set_num_threads(torchs)
+    return most
 
 
 @inline_kernel

@@ -39,8 +39,10 @@ from convbench_kernels.numba_cpu.arguments import (
     floats,
     integers,
     integers_of,
+    new,
     record,
     table,
+    zeros,
 )
 from convbench_kernels.numba_cpu.geometry import PLANES, Geometry, Taps, plan
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threaded_kernel, threads_for
@@ -275,10 +277,10 @@ def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, 
     constants = chosen.addresses()
     r = chosen.reduction
     macs = r.images * r.groups * r.k * r.pairs * r.pixels
-    allocate = torch.zeros if chosen.partial else torch.empty
+    allocate = zeros if chosen.partial else new
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-        dw, x, dy, threads = allocate(shape), dense(x), dense(dy), threads_for(macs)
+        dw, x, dy, threads = allocate(*shape), dense(x), dense(dy), threads_for(macs)
         work = workspace(chosen.size(threads))
         reduce_pixels(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), work.data_ptr(), *constants, threads)
         return dw

@@ -41,8 +41,10 @@ from convbench_kernels.numba_cpu.arguments import (
     floats,
     integers,
     integers_of,
+    new,
     record,
     table,
+    zeros,
 )
 from convbench_kernels.numba_cpu.depthwise import valid_lanes
 from convbench_kernels.numba_cpu.direct import reason_against
@@ -542,7 +544,7 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
     """run(x, w, bias=None) -> y (images, K, P, Q)."""
     table_, begins = strips(problem)
     tiles, shape = int(table_[:, COUNT].sum()), (problem.images, problem.k, *problem.output)
-    no_bias, macs = torch.zeros(problem.k), POINTS * tiles * problem.c * problem.k
+    no_bias, macs = zeros(problem.k), POINTS * tiles * problem.c * problem.k
 
     @cache
     def sized(threads: int) -> tuple[int, Addresses]:
@@ -551,7 +553,7 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         x, w, bias = dense(x), dense(w), no_bias if bias is None else dense(bias)
-        y, threads = torch.empty(shape), threads_for(macs)
+        y, threads = new(*shape), threads_for(macs)
         size, tables = sized(threads)
         work = workspace(size)
         convolve(x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr(), work.data_ptr(),
