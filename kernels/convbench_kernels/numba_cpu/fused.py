@@ -97,27 +97,11 @@ def _pack_last(w, work, g):
             work[c * MR + m] = w[(first + m) * g.c + c] if first + m < g.k else np.float32(0.0)
 
 
-@kernel
-def _tile3(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row):
-    t = tile_rows(MR, 3, bias, k)
+@inline_kernel
+def _tile(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row, apart):
+    t = tile_rows(MR, apart, bias, k)
     for c in range(channels):
-        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, (0, LANES, 2 * LANES))
-    tile_store(t, out, target, row)
-
-
-@kernel
-def _tile2(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row):
-    t = tile_rows(MR, 2, bias, k)
-    for c in range(channels):
-        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, (0, LANES))
-    tile_store(t, out, target, row)
-
-
-@kernel
-def _tile1(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row):
-    t = tile_rows(MR, 1, bias, k)
-    for c in range(channels):
-        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, (0,))
+        t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, apart)
     tile_store(t, out, target, row)
 
 
@@ -143,11 +127,14 @@ def _multiply(w, last, work, panel, y, yi, bias, pixels, g):
             out, at, row = (y, target, plane) if whole else (spill, 0, ROW)
             source, wi, w_row, w_step = (w, i * MR * g.c, g.c, 1) if rows == MR else (last, 0, 1, MR)
             if vectors == 3:
-                _tile3(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row,
+                      (0, LANES, 2 * LANES))  # fmt: skip
             elif vectors == 2:
-                _tile2(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row,
+                      (0, LANES))  # fmt: skip
             else:
-                _tile1(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row)
+                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row,
+                      (0,))  # fmt: skip
             if not whole:
                 _spilled(spill, y, target, plane, rows, min(left, ROW))
 

@@ -111,75 +111,19 @@ def _put(t, out, at, row, added):
 
 
 @kernel
-def _packed3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, 3, bias, k)
+def _packed(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
+    t = tile_rows(MR, apart, bias, k)
     for i in range(begin, end):
-        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1, d2))
+        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], apart)
     _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place3(w, wi, row, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, 3, bias, k)
+def _in_place(w, wi, row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
+    t = tile_rows(MR, apart, bias, k)
     for i in range(begin, end):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
     _put(t, out, at, out_row, added)
-
-
-@inline_kernel
-def _panel3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
-    if g.pack_w:
-        _packed3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added)
-    else:
-        _in_place3(w, wi, g.w_row, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
-
-
-@kernel
-def _packed2(w, wi, x, xi, d1, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, 2, bias, k)
-    for i in range(begin, end):
-        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1))
-    _put(t, out, at, out_row, added)
-
-
-@kernel
-def _in_place2(w, wi, row, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, 2, bias, k)
-    for i in range(begin, end):
-        t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
-    _put(t, out, at, out_row, added)
-
-
-@inline_kernel
-def _panel2(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
-    if g.pack_w:
-        _packed2(w, wi, x, xi, d1, steps, begin, end, bias, k, out, at, out_row, added)
-    else:
-        _in_place2(w, wi, g.w_row, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
-
-
-@kernel
-def _packed1(w, wi, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, 1, bias, k)
-    for i in range(begin, end):
-        t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0,))
-    _put(t, out, at, out_row, added)
-
-
-@kernel
-def _in_place1(w, wi, row, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, 1, bias, k)
-    for i in range(begin, end):
-        t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
-    _put(t, out, at, out_row, added)
-
-
-@inline_kernel
-def _panel1(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
-    if g.pack_w:
-        _packed1(w, wi, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
-    else:
-        _in_place1(w, wi, g.w_row, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
 
 
 @inline_kernel
@@ -368,14 +312,22 @@ def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
 
 
 @inline_kernel
+def _sum(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, g):
+    if g.pack_w:
+        _packed(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+    else:
+        _in_place(w, wi, g.w_row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+
+
+@inline_kernel
 def _panel(vectors, w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
     """One panel of filters on 1 to NR vectors of pixels."""
     if vectors == 3:
-        _panel3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(w, wi, x, xi, (0, d1, d2), steps, begin, end, bias, k, out, at, out_row, added, g)
     elif vectors == 2:
-        _panel2(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(w, wi, x, xi, (0, d1), steps, begin, end, bias, k, out, at, out_row, added, g)
     else:
-        _panel1(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(w, wi, x, xi, (0,), steps, begin, end, bias, k, out, at, out_row, added, g)
 
 
 @kernel

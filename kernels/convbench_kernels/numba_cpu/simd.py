@@ -19,7 +19,8 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     transpose(x, i, row, y, j, out)    y[j + a*out + b] = x[i + b*row + a] for a, b < LANES
     s = sum_lanes(v)                in pairs, a fixed order
 
-    t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals or module constants
+    t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals or module constants, or for NR
+                                    a tuple of NR entries, so that one function serves every width
     t = tile_fma(t, a, i, row, b, j)   t[m][n] += a[i + m*row] * b[j + n*LANES : + LANES]
     t = tile_rows(MR, NR, s, i)     t[m][n] = s[i + m] in all lanes (a bias)
     t = tile_fma_at(t, a, i, row, b, j, (d0, d1, ...))   tile_fma with vector n at b[j + dn]: pixels apart
@@ -389,9 +390,14 @@ def transpose(typingctx, x, i, row, y, j, out):
 # Register tiles ----------------------------------------------------------------------------------
 
 
+def _tile(mr: Any, nr: Any) -> Tile:
+    """Tile of literal sizes; nr may be a tuple, of as many entries as there are vectors."""
+    return Tile(mr.literal_value, nr.count if isinstance(nr, types.BaseTuple) else nr.literal_value)
+
+
 @intrinsic(prefer_literal=True)
 def tile_zero(typingctx, mr, nr):
-    tile = Tile(mr.literal_value, nr.literal_value)
+    tile = _tile(mr, nr)
 
     def codegen(context, builder, signature, args):
         return ir.Constant(ir.ArrayType(_VEC, tile.rows * tile.columns), None)
@@ -401,7 +407,7 @@ def tile_zero(typingctx, mr, nr):
 
 @intrinsic(prefer_literal=True)
 def tile_rows(typingctx, mr, nr, s, i):
-    tile = Tile(mr.literal_value, nr.literal_value)
+    tile = _tile(mr, nr)
 
     def codegen(context, builder, signature, args):
         base = _base(context, builder, signature.args[2], args[2])

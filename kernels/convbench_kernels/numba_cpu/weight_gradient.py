@@ -144,28 +144,10 @@ def _put(t, work, at, fresh):
         tile_add(t, work, at, NR * LANES)
 
 
-@kernel
-def _tile3(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
+@inline_kernel
+def _tile(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh, vectors):
     rows = offsets(MR, row_x, row)
-    t = tile_zero(MR, 3)
-    for m in range(first, last):
-        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
-    _put(t, work, at, fresh)
-
-
-@kernel
-def _tile2(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
-    rows = offsets(MR, row_x, row)
-    t = tile_zero(MR, 2)
-    for m in range(first, last):
-        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
-    _put(t, work, at, fresh)
-
-
-@kernel
-def _tile1(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh):
-    rows = offsets(MR, row_x, row)
-    t = tile_zero(MR, 1)
+    t = tile_zero(MR, vectors)
     for m in range(first, last):
         t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
     _put(t, work, at, fresh)
@@ -242,11 +224,11 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
                 slot = (tile - at_tile) % TOGETHER
                 at = r.sums_at + (tile if r.visits else own * TOGETHER + slot) * TILE
                 if wide == 3:
-                    _tile3(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
+                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0, 1, 2))
                 elif wide == 2:
-                    _tile2(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
+                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0, 1))
                 else:
-                    _tile1(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh)
+                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0,))
                 if finished and (slot == TOGETHER - 1 or tile == until - 1):
                     row -= slot * MR
                     filters, rows = min(r.k - k, wide * LANES), min((slot + 1) * MR, r.pairs - row)

@@ -299,33 +299,11 @@ def _transform_strip(x, plane, strip, work, scratch, v, vi, g):
 # Products and output ------------------------------------------------------------------------------
 
 
-@kernel
-def _product3(u, ui, v, vi, channels, out, at, more):
-    t = tile_zero(MR, 3)
+@inline_kernel
+def _product(u, ui, v, vi, channels, out, at, more, apart):
+    t = tile_zero(MR, apart)
     for c in range(channels):
-        t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, (0, LANES, 2 * LANES))
-    if more:
-        tile_add(t, out, at, POINTS * TILES)
-    else:
-        tile_store(t, out, at, POINTS * TILES)
-
-
-@kernel
-def _product2(u, ui, v, vi, channels, out, at, more):
-    t = tile_zero(MR, 2)
-    for c in range(channels):
-        t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, (0, LANES))
-    if more:
-        tile_add(t, out, at, POINTS * TILES)
-    else:
-        tile_store(t, out, at, POINTS * TILES)
-
-
-@kernel
-def _product1(u, ui, v, vi, channels, out, at, more):
-    t = tile_zero(MR, 1)
-    for c in range(channels):
-        t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, (0,))
+        t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, apart)
     if more:
         tile_add(t, out, at, POINTS * TILES)
     else:
@@ -384,11 +362,11 @@ def _products(u, ui, v, vi, filters, vectors, work, products, g):
             for first in range(0, filters, MR):
                 out = products + (first * POINTS + point) * TILES
                 if vectors == 3:
-                    _product3(u, a + first, v, b, channels, work, out, c > 0)
+                    _product(u, a + first, v, b, channels, work, out, c > 0, (0, LANES, 2 * LANES))
                 elif vectors == 2:
-                    _product2(u, a + first, v, b, channels, work, out, c > 0)
+                    _product(u, a + first, v, b, channels, work, out, c > 0, (0, LANES))
                 else:
-                    _product1(u, a + first, v, b, channels, work, out, c > 0)
+                    _product(u, a + first, v, b, channels, work, out, c > 0, (0,))
 
 
 @kernel

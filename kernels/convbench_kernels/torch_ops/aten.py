@@ -16,8 +16,10 @@ from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 
 
 def dilation_of(spec: ConvSpec) -> tuple[int, int]:
-    """The dilation, 1 where there is one tap: any other means nothing there, and oneDNN 3.12 ends the process by it
-    (channels_last, 3 x 1 with dilation 1 x 2, bias, a width of 1)."""
+    """The dilation of a conv2d, 1 where there is one tap: any other means nothing there, and oneDNN 3.12 ends the
+    process by it (channels_last, 3 x 1 with dilation 1 x 2, bias, a width of 1)."""
+    if spec.is_transposed:  # output_padding may be as large as the dilation allows
+        return spec.dilation
     return (spec.dilation[0] if spec.r > 1 else 1, spec.dilation[1] if spec.s > 1 else 1)
 
 
