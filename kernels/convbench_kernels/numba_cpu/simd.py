@@ -392,7 +392,7 @@ def transpose(typingctx, x, i, row, y, j, out):
 
 def _tile(mr: Any, nr: Any) -> Tile:
     """Tile of literal sizes; nr may be a tuple, of as many entries as there are vectors."""
-    return Tile(mr.literal_value, nr.count if isinstance(nr, types.BaseTuple) else nr.literal_value)
+    return Tile(mr.literal_value, nr.count if isinstance(nr, types.Tuple | types.UniTuple) else nr.literal_value)
 
 
 @intrinsic(prefer_literal=True)
