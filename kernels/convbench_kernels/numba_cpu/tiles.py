@@ -54,6 +54,11 @@ TABLE = (
 )  # fmt: skip
 
 
+def cpu() -> str:
+    """LLVM's name of the CPU that Numba compiles for: the host's, or that of NUMBA_CPU_NAME."""
+    return str(config.CPU_NAME or llvm.get_host_cpu_name())
+
+
 def features() -> set[str]:
     """CPU features that Numba compiles for: the host's, or those of NUMBA_CPU_FEATURES."""
     if config.CPU_FEATURES is not None:

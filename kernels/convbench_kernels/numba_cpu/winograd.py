@@ -69,7 +69,7 @@ from convbench_kernels.numba_cpu.simd import (
     transpose,
     zip2,
 )
-from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
+from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR, cpu
 
 M, ALPHA, POINTS = 4, 6, 36  # output tile, input tile, products
 WIDTH = max(LANES, MR)  # filters of a panel
@@ -77,7 +77,9 @@ TILES = NR * LANES  # of a block
 DEPTH = 128  # channels multiplied at a time
 ROW = M * TILES + 2 * LANES  # of a scratch row: the pixels of a block's tiles, and what a last vector reads beyond
 ERROR_FACTOR = 10.4  # growth of the terms in the transformed domain (tests/kernels/test_winograd.py derives it)
-MARGIN = 0.8  # of direct's cost, below which Winograd is chosen
+# Of direct's cost, below which Winograd is chosen. Intel's two 512-bit FMA units make products cheaper beside what has to
+# be moved; both numbers lost least on the 205 layers, batches and passes that were timed (Zen 4; Emerald Rapids).
+MARGIN = 0.48 if ISA.name == "avx512" and not cpu().startswith("znver") else 0.8
 GROUP_BYTES = 4 * ISA.cache_block  # of V, for each thread
 
 # Scratch of one thread: raw and transformed rows of a strip of tiles, filters, products, half-transformed outputs
