@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Struct, field
 
-from convbench.results import Peak, RecordedRow, about
+from convbench.results import Environment, Peak, RecordedRow, about
 from convbench.spec import Kind, Operator, Pass
 
 CALL = "call"  # bound: the roof allows less time than a call costs
@@ -181,6 +181,8 @@ class Profile(Struct, kw_only=True):
     machine: str
     started: str
     convbench_version: str
+    environment: Environment = field(default_factory=lambda: Environment(machine=""))
+    settings: dict[str, Any] = {}
     step: Step
     totals: dict[str, Any] = {}
     advice: list[Advice] = []

@@ -85,7 +85,8 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     step = _step(subject, device, run, reason, compiled, options, samples, rows)
     step.call_s, step.operators = call_s, layers.operators(steps, eager_s)
     found = Profile(
-        run_id=record.run_id, machine=record.machine, started=record.started, convbench_version=__version__, step=step,
+        run_id=record.run_id, machine=record.machine, started=record.started, convbench_version=__version__,
+        environment=record.environment, settings=record.settings, step=step,
         totals=layers.totals(rows), variants=[trial.outcome(samples, PLAIN) for trial in trials],
         separable=extras.separables(rows, record), cliffs=extras.cliffs(rows, record.rows), facts=facts,
         peaks=record.peaks, warnings=warnings(before, snapshot()), isolated=record.rows, rows=rows,
