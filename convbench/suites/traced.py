@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import count
 from convbench.errors import STRANGERS_ERRORS, InputError
+from convbench.receptive_field import Field
 from convbench.spec import ConvSpec
 from convbench.suites.model import Layer, Other, Suite
 
@@ -53,11 +54,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Call:
-    """One convolution that ran: the module it ran in, its shape, and which weight it used."""
+    """One convolution that ran: the module it ran in, its shape, which weight it used, and what its output reads."""
 
     name: str
     spec: ConvSpec
     weight: int
+    field: Field | None
 
 
 @cache
@@ -72,14 +74,18 @@ def suite_of(source: ModelSource) -> Suite:
     import torch
 
     ready = subject(source, "cpu", torch.float32)
-    with torch.no_grad(), uncompiled(), _listening(ready.model) as recorder:
+    with torch.no_grad(), uncompiled(), _listening(ready.model, (ready.args, ready.kwargs)) as recorder:
         ready()
     calls = recorder.calls
     if not calls:
         raise no_convolution(ready)
     name = re.sub(r"\W+", "_", source.model.rpartition(":")[2])
-    return Suite(name, f"Convolutions of the model {source.model} on {ready.shown}.", _layers(calls),
-                 (*recorder.others, *_rest(ready.model, calls)), network=True)  # fmt: skip
+    layers = _layers(calls)
+    fields = {
+        layer.name: field for layer in layers if (field := largest(c.field for c in calls if c.spec == layer.spec))
+    }
+    return Suite(name, f"Convolutions of the model {source.model} on {ready.shown}.", layers,
+                 (*recorder.others, *_rest(ready.model, calls)), network=True, traced=fields)  # fmt: skip
 
 
 def subject(source: ModelSource, device: str, dtype: torch.dtype | None = None) -> Subject:
@@ -121,12 +127,18 @@ def _inputs(
     return ((), made) if isinstance(made, dict) else (made if isinstance(made, tuple) else (made,), {})
 
 
+def largest(fields: Iterable[Field | None]) -> Field | None:
+    """Of the uses of one shape the one that reads farthest; None where none is known."""
+    return max(filter(None, fields), key=lambda field: field.size, default=None)
+
+
 def network_macs(model: torch.nn.Module, shape: Shape) -> int:
     """Nominal multiply-accumulates of the convolutions and matrix products of one forward pass on the CPU."""
     import torch
 
-    with torch.no_grad(), uncompiled(), _listening(model) as recorder:
-        model.eval()(torch.rand(shape))
+    x = torch.rand(shape)
+    with torch.no_grad(), uncompiled(), _listening(model, x) as recorder:
+        model.eval()(x)
     return sum(count.macs(call.spec) for call in recorder.calls) + sum(other.macs for other in recorder.others)
 
 
@@ -148,10 +160,13 @@ def uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def _listening(model: torch.nn.Module) -> Iterator[Any]:
+def _listening(model: torch.nn.Module, inputs: Any) -> Iterator[Any]:
     """A recorder of every aten.convolution and matrix product, which knows the module that runs."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from convbench.suites.fields import Fields
 
     aten = torch.ops.aten
 
@@ -161,12 +176,14 @@ def _listening(model: torch.nn.Module) -> Iterator[Any]:
             self.here = here
             self.calls: list[Call] = []
             self.others: list[Other] = []
+            self.fields = Fields(tree_leaves(inputs))
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
+            self.fields.after(func, args, kwargs or {}, out)
             name = self.here()
             if func is aten.convolution.default and args[0].dim() == 4:
-                self.calls.append(Call(name, spec_of(*args[:9]), id(args[1])))
+                self.calls.append(Call(name, spec_of(*args[:9]), id(args[1]), self.fields.of(out)))
             elif func in (aten.addmm.default, aten.mm.default, aten.bmm.default):
                 self.others.append(Other(f"{name} {len(self.others) + 1}", out.numel() * args[-2].shape[-1]))
             return out

@@ -1,0 +1,234 @@
+"""Receptive fields along a model's trace: what of the input each tensor's positions read, operator by operator.
+
+Followed exactly, padding and all, through convolutions, pooling, pointwise operators, padding, and views that leave the
+last two dimensions alone. Where branches meet, a position reads what both read. A mean over the image, or what is
+multiplied by one (squeeze and excitation), reads the whole input. After anything else, an up-sampling for instance,
+whose outputs do not all read the same window, the field is unknown. Statistics of a normalisation do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from convbench.receptive_field import Field
+from convbench.spec import Pair
+
+IMAGE = 2  # the last two dimensions are height and width
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What output position 0 reads along one axis: input position ``low`` + i for each bit i of ``bits``.
+
+    Bit 0 is set. The next output position reads the same, moved by ``jump``.
+    """
+
+    low: int = 0
+    bits: int = 1
+    jump: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.bits.bit_length()
+
+    def read(self, taps: int, stride: int, dilation: int, before: int) -> Axis:
+        """After a window of so many taps, ``before`` positions of padding in front of it."""
+        bits = 0
+        for tap in range(taps):
+            bits |= self.bits << tap * dilation * self.jump
+        return Axis(self.low - before * self.jump, bits, self.jump * stride)
+
+    def joined(self, other: Axis) -> Axis:
+        """What one or the other reads, of equal jumps."""
+        low = min(self.low, other.low)
+        return Axis(low, self.bits << (self.low - low) | other.bits << (other.low - low), self.jump)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Height and width together. ``exact``: all pairs of both are read; otherwise they only bound what is."""
+
+    h: Axis = Axis()
+    w: Axis = Axis()
+    exact: bool = True
+
+    def read(self, taps: Any, stride: Any = 1, dilation: Any = 1, before: Any = 0) -> Reach:
+        """After a window; each number is for both axes or a pair, and no stride is the size of the window."""
+        sizes = [_pair(taps), _pair(stride or taps), _pair(dilation), _pair(before)]
+        h, w = ([pair[axis] for pair in sizes] for axis in (0, 1))
+        return Reach(self.h.read(*h), self.w.read(*w), self.exact)
+
+    def joined(self, other: Reach) -> State:
+        """Two branches that meet."""
+        if (self.h.jump, self.w.jump) != (other.h.jump, other.w.jump):
+            return "unknown"
+        both = Reach(self.h.joined(other.h), self.w.joined(other.w))
+        contained = (both.h, both.w) in ((self.h, self.w), (other.h, other.w))
+        return Reach(both.h, both.w, contained and self.exact and other.exact)
+
+    def field(self) -> Field:
+        """Its size, and how many positions in it are read."""
+        touched = self.h.bits.bit_count() * self.w.bits.bit_count()
+        return Field((self.h.size, self.w.size), touched if self.exact else None)
+
+
+State = Reach | Literal["whole", "unknown"]  # of a tensor that derives from an input
+
+
+class Fields:
+    """The states of all tensors that derive from these inputs. ``after`` is told every operator that ran."""
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        self.states = WeakTensorKeyDictionary()
+        self.size: Pair = (1, 1)
+        for tensor in inputs:
+            if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.dim() > IMAGE:
+                self.states[tensor] = Reach()
+                self.size = max(self.size, (tensor.shape[-2], tensor.shape[-1]))
+
+    def of(self, tensor: torch.Tensor) -> Field | None:
+        """The receptive field of a tensor's positions, None where it is not known."""
+        state = self.states.get(tensor, "unknown")
+        if state == "whole":
+            return Field(self.size, self.size[0] * self.size[1])
+        return None if state == "unknown" else state.field()
+
+    def after(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+        """Give an operator's outputs their state, from those of its arguments."""
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
+        states = [self.states[tensor] for tensor in given if tensor in self.states]
+        outputs = [leaf for leaf in tree_leaves(out) if torch.is_tensor(leaf)]
+        if not states or not outputs:
+            return
+        state = self._state(func, args, states, outputs[0])
+        for tensor in outputs:
+            self.states[tensor] = state
+            base = tensor._base if func._schema.is_mutable else None
+            if base is not None and base is not tensor:  # a part of another tensor was overwritten
+                self.states[base] = "whole" if state == "whole" else "unknown"
+
+    def _state(self, func: Any, args: Sequence[Any], states: Sequence[State], out: torch.Tensor) -> State:
+        if "whole" in states:
+            return "whole"
+        if "unknown" in states:
+            return "unknown"
+        name = func.overloadpacket.__name__
+        if name in _RULES:
+            (first, *more) = states
+            assert isinstance(first, Reach)
+            return "unknown" if more else _RULES[name](first, args, out)
+        if torch.Tag.pointwise in func.tags or name in _POINTWISE or _keeps_image(name, args, out):
+            return _together(states)
+        return "unknown"
+
+
+def _together(states: Sequence[State]) -> State:
+    found = states[0]
+    for state in states[1:]:
+        if isinstance(found, Reach) and isinstance(state, Reach):
+            found = found.joined(state)
+    return found
+
+
+def _pair(value: Any) -> Pair:
+    """Torch writes one number for both axes, or a list of one or two."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values[0], values[-1]
+
+
+def _given(args: Sequence[Any], place: int, default: Any) -> Any:
+    return args[place] if len(args) > place else default
+
+
+# Operators --------------------------------------------------------------------------------------------
+
+_POINTWISE = {
+    "hardswish", "hardswish_", "copy_", "_to_copy", "detach", "_prelu_kernel", "native_dropout", "where", "lift_fresh",
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_group_norm",
+    "cudnn_batch_norm", "_batch_norm_with_update", "native_layer_norm", "alias", "expand",
+}  # fmt: skip
+_VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "unsqueeze", "squeeze"}
+_ALONG = {"cat": 1, "stack": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "select": 1, "slice": 1, "narrow": 1,
+          "index_select": 1, "unbind": 1, "_softmax": 1, "_log_softmax": 1, "amax": 1, "max": 1, "sum": 1}  # fmt: skip
+
+
+def _keeps_image(name: str, args: Sequence[Any], out: torch.Tensor) -> bool:
+    """Whether the last two dimensions come out as they went in: position by position, in their order."""
+    given = args[0] if torch.is_tensor(args[0]) else args[0][0]
+    same = given.dim() > IMAGE and given.shape[-IMAGE:] == out.shape[-IMAGE:]
+    if name.startswith("upsample_"):
+        return same
+    if name in ("permute", "transpose"):
+        order = list(range(given.dim()))
+        if name == "permute":
+            order = [n % given.dim() for n in args[1]]
+        else:
+            one, other = (n % given.dim() for n in args[1:3])
+            order[one], order[other] = order[other], order[one]
+        return order[-IMAGE:] == [given.dim() - 2, given.dim() - 1]
+    if name in _VIEWS:
+        return same
+    if name in _ALONG:
+        along = _given(args, _ALONG[name], 0)
+        dims = along if isinstance(along, list | tuple) else [along]
+        return same and all(n % given.dim() < given.dim() - IMAGE for n in dims)
+    return False
+
+
+def _convolution(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:
+    x, w, _, stride, padding, dilation, transposed = args[:7]
+    if transposed or x.dim() != 2 + IMAGE:
+        return "unknown"
+    return reach.read(tuple(w.shape[2:]), stride, dilation, padding)
+
+
+def _max_pool(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:
+    return reach.read(args[1], _given(args, 2, None), _given(args, 4, 1), _given(args, 3, 0))
+
+
+def _average_pool(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:
+    return reach.read(args[1], _given(args, 2, None), 1, _given(args, 3, 0))
+
+
+def _adaptive_pool(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:
+    """Equal windows where the sizes divide."""
+    before, after = args[0].shape[-IMAGE:], out.shape[-IMAGE:]
+    if tuple(after) == (1, 1):
+        return "whole"
+    if any(b % a for b, a in zip(before, after, strict=True)):
+        return "unknown"
+    return reach.read([b // a for b, a in zip(before, after, strict=True)], None)
+
+
+def _mean(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:
+    """Over the image, or over channels alone."""
+    rank = args[0].dim()
+    dims = {n % rank for n in (_given(args, 1, None) or range(rank))}
+    image = {rank - 2, rank - 1}
+    return "whole" if image <= dims else reach if not image & dims else "unknown"
+
+
+def _pad(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:
+    """(left, right, top, bottom, ...)."""
+    sizes = [*args[1], 0, 0]
+    return reach.read(1, 1, 1, (sizes[2], sizes[0]))
+
+
+_RULES: dict[str, Callable[[Reach, Sequence[Any], torch.Tensor], State]] = {
+    "convolution": _convolution,
+    "max_pool2d_with_indices": _max_pool,
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _average_pool,
+    "_adaptive_avg_pool2d": _adaptive_pool,
+    "adaptive_max_pool2d": _adaptive_pool,
+    "mean": _mean,
+    "constant_pad_nd": _pad,
+    "reflection_pad2d": _pad,
+    "replication_pad2d": _pad,
+}
