@@ -189,13 +189,18 @@ def _denormals(profile: Profile) -> Iterator[Advice]:
 
 
 def _gridding(profile: Profile) -> Iterator[Advice]:
+    read = {row.case: row.coverage for row in profile.rows}
     for chain in profile.facts.gridding:
-        names = ", ".join(f"{name} (d{rate})" for name, rate in chain)
+        names = ", ".join(f"{name} (d{rate})" for name, rate in chain.layers)
+        of_input = read.get(chain.layers[-1][0])
+        pixels = (
+            "" if of_input is None else f", with what is before them {of_input:.0%} of the input's pixels in theirs"
+        )
         yield Advice(
-            topic="gridding", layers=[name for name, _ in chain],
-            text=f"Gridding: {names} follow each other with rates that share a factor, so that neighbouring outputs "
-            "read different pixels and never the same. Use rates without a common factor, such as 1, 2, 5, or end with "
-            "an undilated layer (Wang et al. 2018)",
+            topic="gridding", layers=[name for name, _ in chain.layers],
+            text=f"Gridding: {names} follow each other with rates that share a factor: together they read "
+            f"{chain.coverage:.0%} of the positions in their window{pixels}, and neighbouring outputs never the same. "
+            "Use rates without a common factor, such as 1, 2, 5, or end with an undilated layer (Wang et al. 2018)",
         )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from convbench.profile.model import Facts
+from convbench.profile.model import Facts, Gridding
 from convbench.profile.watch import Seen
+from convbench.receptive_field import Window, coverage
 
 
 def facts_of(seen: Sequence[Seen]) -> Facts:
@@ -20,14 +21,14 @@ def facts_of(seen: Sequence[Seen]) -> Facts:
     return Facts(weight_denormals=weights, input_denormals=inputs, gridding=gridding(seen))
 
 
-def gridding(seen: Sequence[Seen]) -> list[list[tuple[str, int]]]:
+def gridding(seen: Sequence[Seen]) -> list[Gridding]:
     """Chains of successive dilated layers whose rates share a factor: together they read only every so many pixels.
 
     Wang et al., Understanding Convolution for Semantic Segmentation, WACV 2018, Section 3.2. A 1x1 layer between them
     changes nothing; branches on one input (ASPP) are no chain.
     """
-    chains: list[list[tuple[str, int]]] = []
-    chain: list[tuple[str, int]] = []
+    chains: list[list[Seen]] = []
+    chain: list[Seen] = []
     factor = 0
     for call in seen:
         spec = call.layer.spec
@@ -39,6 +40,12 @@ def gridding(seen: Sequence[Seen]) -> list[list[tuple[str, int]]]:
             chains.append(chain)
             chain, shared = [], rate
         if rate > 1 and not spec.is_transposed:
-            chain.append((call.layer.name, rate))
+            chain.append(call)
         factor = shared if chain else 0
-    return [chain for chain in (*chains, chain) if len(chain) > 1]
+    return [_gridding(chain) for chain in (*chains, chain) if len(chain) > 1]
+
+
+def _gridding(chain: Sequence[Seen]) -> Gridding:
+    touched, positions = coverage([Window.of(call.layer.spec) for call in chain])
+    layers = [(call.layer.name, max(call.layer.spec.dilation)) for call in chain]
+    return Gridding(layers=layers, coverage=touched / positions)

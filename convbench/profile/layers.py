@@ -11,11 +11,13 @@ from convbench.case import Case, DType
 from convbench.measure import Interval, median_interval
 from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.profile.model import CALL, LayerRow, OtherOperator
-from convbench.profile.watch import Event, Layer
+from convbench.profile.watch import Event, Layer, Seen
 from convbench.ratios import quotient
+from convbench.receptive_field import Field
 from convbench.records import spec_of
 from convbench.results import Peak, RecordedRow
 from convbench.roofline import attainable
+from convbench.suites.traced import largest
 
 WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
 PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
@@ -62,6 +64,16 @@ def rows(
         for what, (calls, seconds) in sums(steps).items()
         if isinstance(what, Layer)
     ]  # fmt: skip
+
+
+def add_fields(found: Sequence[LayerRow], seen: Iterable[Seen]) -> None:
+    """The receptive field of each row's layer, of the call that reads farthest."""
+    fields: dict[tuple, list[Field | None]] = defaultdict(list)
+    for call in seen:
+        fields[call.layer.name, call.layer.spec].append(call.field)
+    for row in found:
+        if field := largest(fields[row.case, spec_of(row)]):
+            (row.receptive_field_h, row.receptive_field_w), row.coverage = field.size, field.coverage
 
 
 def operators(steps: Sequence[Sequence[Event]], step_s: float) -> list[OtherOperator]:

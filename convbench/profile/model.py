@@ -27,6 +27,11 @@ class LayerRow(Struct, kw_only=True):
     dtype: str
     device: str
     layout: Annotated[str, about("memory format of its input in the model")]
+    receptive_field_h: Annotated[int | None, about("input rows that an output reads within; empty where unknown")] = (
+        None
+    )
+    receptive_field_w: Annotated[int | None, about("the same of columns")] = None
+    coverage: Annotated[float | None, about("share of the pixels of its receptive field that are read")] = None
     n: int
     c: int
     h: int
@@ -156,12 +161,19 @@ class Cliff(Struct, kw_only=True):
     ci_high: float | None = None
 
 
+class Gridding(Struct, kw_only=True):
+    """Successive dilated layers whose rates share a factor."""
+
+    layers: Annotated[list[tuple[str, int]], about("name and dilation of each")]
+    coverage: Annotated[float, about("share of the positions of their common window that they read")]
+
+
 class Facts(Struct, kw_only=True, frozen=True):
     """What a look at the tensors of one forward pass showed, layer by layer."""
 
     weight_denormals: dict[str, int] = {}
     input_denormals: dict[str, int] = {}
-    gridding: Annotated[list[list[tuple[str, int]]], about("successive dilated layers whose rates share a factor")] = []
+    gridding: list[Gridding] = []
 
 
 class Advice(Struct, kw_only=True):

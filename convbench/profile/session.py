@@ -70,7 +70,8 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     seen = [event.what for event in watch.steps[-1] if isinstance(event.what, Layer)]
     if not seen:
         raise no_convolution(subject)
-    facts = facts_of(inspect(subject))
+    looked = inspect(subject)
+    facts = facts_of(looked)
     watch()  # the first one was cold
     record = _alone(layers.cases((layer for layer in seen if layer.pass_ in options.passes), device), options, live)
     call_s = extras.call_seconds(device)
@@ -82,6 +83,7 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     steps = watch.steps[-len(watched.seconds) * watched.calls_per_sample :]
     eager_s = median_interval(samples[EAGER if compiled else PLAIN].seconds).value
     rows = layers.rows(steps, eager_s, device, record.peaks, call_s, record.rows)
+    layers.add_fields(rows, looked)
     step = _step(subject, device, run, reason, compiled, options, samples, rows)
     step.call_s, step.operators = call_s, layers.operators(steps, eager_s)
     found = Profile(

@@ -18,7 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from convbench.errors import STRANGERS_ERRORS
 from convbench.profile.model import MIXED_LAYOUT, REPACK
+from convbench.receptive_field import Field
 from convbench.spec import ConvSpec, Pass
+from convbench.suites.fields import Fields
 from convbench.suites.traced import Subject, module_names, spec_of, uncompiled
 
 _aten = torch.ops.aten
@@ -53,12 +55,14 @@ class Seen:
     """What a forward call of a layer was given, where a time alone does not tell.
 
     again   it reads the tensor that the convolution before it read: a branch, not a successor
+    field   what of the model's input its outputs read; None where that is not known
     """
 
     layer: Layer
     input_denormals: int
     weight_denormals: int
     again: bool
+    field: Field | None = None
 
 
 # Steps --------------------------------------------------------------------------------------------
@@ -218,25 +222,28 @@ def layout_of(tensor: torch.Tensor) -> str:
 
 def inspect(subject: Subject) -> list[Seen]:
     """What every convolution of one forward pass is given, in the order they run."""
-    with torch.no_grad(), uncompiled(), module_names(subject.model) as here, _Inspector(here) as inspector:
+    fields = Fields(tree_leaves((subject.args, subject.kwargs)))
+    with torch.no_grad(), uncompiled(), module_names(subject.model) as here, _Inspector(here, fields) as inspector:
         subject()
     return inspector.seen
 
 
 class _Inspector(TorchDispatchMode):
-    def __init__(self, here: Callable[[], str]) -> None:
+    def __init__(self, here: Callable[[], str], fields: Fields) -> None:
         super().__init__()
-        self.here, self.seen = here, list[Seen]()
+        self.here, self.fields, self.seen = here, fields, list[Seen]()
         self.before: Any = None  # kept, so that its memory is not another tensor's
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.fields.after(func, args, kwargs or {}, out)
         if func is _aten.convolution.default and args[0].dim() == 4:
             x, w = args[:2]
             layer = layer_of(self.here(), "forward", x, w, spec_of(*args[:9]))
             again = self.before is not None and x.data_ptr() == self.before.data_ptr()
-            self.seen.append(Seen(layer, denormals(x), denormals(w), again))
+            self.seen.append(Seen(layer, denormals(x), denormals(w), again, self.fields.of(out)))
             self.before = x
-        return func(*args, **(kwargs or {}))
+        return out
 
 
 def denormals(tensor: torch.Tensor) -> int:

@@ -11,7 +11,7 @@ from benchmarks.screenshot import chromium
 from convbench.profile import layers
 from convbench.profile.advice import advise
 from convbench.profile.export import COLUMNS, contents, markdown, to_csv, trace
-from convbench.profile.model import Cliff, Facts, LayerRow, OtherOperator, Profile, Separable, Step, Variant
+from convbench.profile.model import Cliff, Facts, Gridding, LayerRow, OtherOperator, Profile, Separable, Step, Variant
 from convbench.profile.page import page
 from convbench.profile.variants import best_kernels
 from convbench.profile.watch import Event, Layer
@@ -95,13 +95,16 @@ def test_what_has_no_measured_gain_says_on_paper_alone_or_by_roofline():
         separable=[Separable(case="a", paper=8.8, roofline=7.0, share=0.1),
                    Separable(case="tiny", paper=8.8, share=0.001)],
         cliffs=[Cliff(case="a", c=65, k=65, more_c=80, more_k=80, speedup=1.4, ci_low=1.3, ci_high=1.5)],
-        facts=Facts(weight_denormals={"a": 7, "b": 900}, gridding=[[("x", 2), ("y", 4)]]),
+        facts=Facts(weight_denormals={"a": 7, "b": 900},
+                    gridding=[Gridding(layers=[("x", 2), ("a", 4)], coverage=0.25)]),
+        rows=[row(coverage=0.5)],
     )  # fmt: skip
     assert "8.8x less arithmetic on paper, 7x by this machine's roofline, not measured" in found["separable"]
     assert "tiny" not in found["separable"]
     assert "65 -> 65 channels take longer than 80 -> 80: 1.40x (1.30 - 1.50) alone" in found["shape"]
     assert "in the weights of 2 layers, most in b (900)" in found["denormals"]
-    assert "x (d2), y (d4)" in found["gridding"]
+    assert "x (d2), a (d4)" in found["gridding"]
+    assert "read 25% of the positions in their window, with what is before them 50% of the input" in found["gridding"]
 
 
 def test_layers_below_a_call_colder_than_alone_or_repacked_are_named():

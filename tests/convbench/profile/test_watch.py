@@ -151,14 +151,15 @@ def convolutions(*layers):
 @pytest.mark.parametrize(
     ("layers", "chains"),
     [
-        ([(3, 2, 1), (3, 2, 1)], [[("0", 2), ("1", 2)]]),
-        ([(3, 2, 1), (1, 1, 1), (3, 4, 1), (3, 1, 1), (3, 2, 1)], [[("0", 2), ("2", 4)]]),
+        ([(3, 2, 1), (3, 2, 1)], [([("0", 2), ("1", 2)], 25 / 81)]),
+        ([(3, 2, 1), (1, 1, 1), (3, 4, 1), (3, 1, 1), (3, 2, 1)], [([("0", 2), ("2", 4)], 49 / 169)]),
         ([(3, 1, 1), (3, 2, 1), (3, 5, 1)], []),
         ([(3, 2, 1), (3, 2, 2)], []),
     ],
 )
 def test_gridding_is_a_chain_of_rates_with_a_common_factor(layers, chains):
-    assert gridding(inspect(subject(convolutions(*layers), torch.rand(1, 2, 16, 16)))) == chains
+    found = gridding(inspect(subject(convolutions(*layers), torch.rand(1, 2, 16, 16))))
+    assert [(chain.layers, chain.coverage) for chain in found] == chains
 
 
 def test_branches_on_one_input_are_no_chain():
