@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from convbench.cli import common
-from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED
 from convbench.plan import Selection
 
 if TYPE_CHECKING:
     from convbench.profile.model import LayerRow, Profile
-    from convbench.profile.watch import Event
+    from convbench.profile.session import Outcome
 
 STEP_TIMES = 10  # --max-time that the step, and each change to it, may take
 MOST_LINES = 30  # of the table in a terminal
@@ -45,21 +45,29 @@ _PASSES = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
 )  # fmt: skip
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the input and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Write profile.html, .json, .csv, .md and trace.json there (default: write nothing).")  # fmt: skip
+              help="Write profile.html, .json, .csv, .md, trace.json and torch.profiler's trace there.")  # fmt: skip
+@click.option("--tensorboard", type=click.Path(path_type=Path), metavar="LOGDIR",
+              help="Write scalars there, a run for each profile (needs convbench[tensorboard]).")  # fmt: skip
 @common.json_option
 def command(
     model: str, inputs: tuple[tuple[int, ...], ...], passes: str, device: str, dtype: str | None,
-    impl: tuple[str, ...], threads: int | None, max_time: float | None, seed: int, out: Path | None, as_json: bool,
+    impl: tuple[str, ...], threads: int | None, max_time: float | None, seed: int, out: Path | None,
+    tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Profile a model layer by layer, with advice.
 
     SPEC is a built-in model, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY; its code is run. INPUT beside the factory is a
     shape, or a function that returns the inputs. Each convolution that executes is timed inside the model, forward and
     backward, and alone on every implementation, verified first; then the kernels, the layout, the type and the threads
-    that look better are tried on the whole model.
+    that look better are tried on the whole model. An interrupt keeps what is finished (exit code 130).
     """
-    found, events = _profile(model, inputs, passes, device, dtype, impl, threads, max_time, seed)
-    paths = _write(found, events, out) if out else {}
+    if tensorboard:
+        from convbench.profile.tensorboard import check
+
+        check()
+    outcome = _profile(model, inputs, passes, device, dtype, impl, threads, max_time, seed)
+    found = outcome.found
+    paths = _write(outcome, out, tensorboard)
     if as_json:
         import msgspec
 
@@ -68,7 +76,10 @@ def command(
     else:
         _print(found)
         for name, path in paths.items():
-            common.out().print(f"{name:13} {path}", soft_wrap=True)
+            common.out().print(f"{name:16} {path}", soft_wrap=True)
+    if found.missing:
+        common.err().print(f"interrupted: not measured: {', '.join(found.missing)}")
+        return EXIT_INTERRUPTED
     from convbench.results import FAILED_STATUSES
 
     return EXIT_SOME_CELLS_FAILED if any(r.status in FAILED_STATUSES for r in found.isolated) else EXIT_OK
@@ -77,7 +88,7 @@ def command(
 def _profile(
     model: str, inputs: tuple[tuple[int, ...], ...], passes: str, device: str, dtype: str | None,
     impl: tuple[str, ...], threads: int | None, max_time: float | None, seed: int,
-) -> tuple[Profile, list[Event]]:  # fmt: skip
+) -> Outcome:  # fmt: skip
     from convbench import plan as planning
     from convbench.process import keep_freed_memory, prepare, usual_threads
 
@@ -101,18 +112,24 @@ def _profile(
     )  # fmt: skip
     common.err().print("Looking at this machine and the model ...", style="dim")
     ready = subject(ModelSource(model, inputs), where, getattr(torch, dtype) if dtype else None)
-    return profile(ready, where, options, live, lambda line: common.err().print(line, style="dim"))
+    with common.interrupts():
+        return profile(ready, where, options, live, lambda line: common.err().print(line, style="dim"))
 
 
-def _write(found: Profile, events: list[Event], folder: Path) -> dict[str, str]:
+def _write(outcome: Outcome, folder: Path | None, tensorboard: Path | None) -> dict[str, str]:
     from convbench.journal import make_folder, write_atomically
     from convbench.profile.export import contents
 
-    make_folder(folder)
     paths = {}
-    for name, content in contents(found, events, lambda line: common.err().print(common.printable(line))).items():
-        write_atomically(folder / name, content)
-        paths[name] = str(folder / name)
+    if folder:
+        make_folder(folder)
+        for name, content in contents(outcome, lambda line: common.err().print(common.printable(line))).items():
+            write_atomically(folder / name, content)
+            paths[name] = str(folder / name)
+    if tensorboard:
+        from convbench.profile.tensorboard import write
+
+        paths["tensorboard"] = str(write(outcome.found, tensorboard))
     return paths
 
 

@@ -3,10 +3,13 @@
 watch      runs a step of the model under torch's dispatcher and stamps every operator
 layers     joins that with measurements of the same layers alone: one row a layer and pass
 facts      what tensors and order tell without a clock
-extras     separable pairs, channels rounded up, a bare call
+extras     separable pairs, rounder shapes, lower precision, a bare call
 variants   changes to the whole step: kernels, layout, type, threads
+profiler   the same step by torch.profiler
+counts     multiply-accumulates against fvcore's and torch's
 session    all of it in order
 advice     lines with evidence, from plain data
 model      the plain data
-export     CSV, JSON, Markdown, Chrome trace; page is the HTML
+export     CSV, JSON, Markdown, Chrome trace; page is the HTML, tensorboard the scalars
+compare    profiles against each other; compared is their rows and tables
 """

@@ -60,7 +60,7 @@ def rows(
         timed[spec_of(row), row.pass_, row.dtype].append(row)
     return [
         _row(what, calls, median_interval(seconds), step_s, device, peaks, call_s,
-             timed[what.spec, what.pass_, what.dtype])
+             timed[what.spec, what.pass_, what.dtype], _lower(timed, what))
         for what, (calls, seconds) in sums(steps).items()
         if isinstance(what, Layer)
     ]  # fmt: skip
@@ -102,7 +102,7 @@ def totals(found: Sequence[LayerRow]) -> dict[str, Any]:
 
 def _row(
     layer: Layer, calls: int, step: Interval, step_s: float, device: str, peaks: list[Peak], call_s: float | None,
-    alone: list[RecordedRow],
+    alone: list[RecordedRow], lower: list[RecordedRow],
 ) -> LayerRow:  # fmt: skip
     spec, case = layer.spec, Case(layer.spec, layer.pass_, device=device)
     bytes_ = count.compulsory_bytes(case) * _item_bytes(layer.dtype) // _item_bytes("float32")
@@ -121,7 +121,14 @@ def _row(
     )  # fmt: skip
     _add_roof(row, peaks, call_s)
     _add_alone(row, alone)
+    _add_lower(row, lower)
     return row
+
+
+def _lower(timed: dict[tuple, list[RecordedRow]], layer: Layer) -> list[RecordedRow]:
+    """The same layer and pass in types of half its precision."""
+    halves = ("bfloat16", "float16") if layer.dtype == "float32" else ()
+    return [row for dtype in halves for row in timed[layer.spec, layer.pass_, dtype] if row.median_s]
 
 
 def _item_bytes(dtype: str) -> int:
@@ -157,6 +164,16 @@ def _add_alone(row: LayerRow, alone: list[RecordedRow]) -> None:
     packed = [other for name, other in timed.items() if PREPACKED in name]
     if packed:
         row.prepacked_speedup = max(quotient(interval(own), interval(other)).value for other in packed)
+
+
+def _add_lower(row: LayerRow, lower: list[RecordedRow]) -> None:
+    swappable = [other for other in lower if PREPACKED not in other.implementation]
+    if not (swappable and row.isolated_s):
+        return
+    best = min(swappable, key=_seconds)
+    gain = quotient(Interval(row.isolated_s, row.isolated_low_s, row.isolated_high_s), interval(best))
+    row.lower_dtype, row.lower_implementation, row.lower_s = best.dtype, best.implementation, best.median_s
+    row.lower_speedup, row.lower_speedup_ci_low, row.lower_speedup_ci_high = gain
 
 
 def _seconds(row: RecordedRow) -> float:

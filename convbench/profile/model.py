@@ -78,6 +78,12 @@ class LayerRow(Struct, kw_only=True):
     best_speedup: Annotated[float | None, about("isolated_s / best_s")] = None
     best_speedup_ci_low: float | None = None
     best_speedup_ci_high: float | None = None
+    lower_dtype: Annotated[str | None, about("lower precision in which the layer is fastest, alone")] = None
+    lower_implementation: Annotated[str | None, about("fastest verified implementation in it")] = None
+    lower_s: float | None = None
+    lower_speedup: Annotated[float | None, about("isolated_s / lower_s")] = None
+    lower_speedup_ci_low: float | None = None
+    lower_speedup_ci_high: float | None = None
     swap_implementation: Annotated[
         str | None,
         about("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels"),
@@ -95,6 +101,9 @@ class OtherOperator(Struct, kw_only=True):
     calls: int
     step_s: float
     share: float
+    profiler_s: Annotated[
+        float | None, about("the same by torch.profiler, nobody watching; empty where unknown", "s")
+    ] = None
 
 
 class Variant(Struct, kw_only=True):
@@ -131,8 +140,19 @@ class Step(Struct, kw_only=True):
     distortion_ci_high: float | None = None
     convolutions_s: Annotated[float, about("sum of all rows' step_s", "s")]
     convolutions_share: Annotated[float, about("convolutions_s / eager_s")]
+    profiler_convolutions_s: Annotated[float | None, about("all convolutions by torch.profiler", "s")] = None
     call_s: Annotated[float | None, about("a convolution of one number: what a call costs here", "s")] = None
     operators: list[OtherOperator] = []
+
+
+class Count(Struct, kw_only=True):
+    """Multiply-accumulates of the step's convolutions by another tool, and whether it agrees."""
+
+    tool: str
+    what: str
+    ours_macs: int | None = None
+    theirs_macs: int | None = None
+    verdict: str
 
 
 class Separable(Struct, kw_only=True):
@@ -149,12 +169,16 @@ class Separable(Struct, kw_only=True):
 
 
 class Cliff(Struct, kw_only=True):
-    """The same layer with channels rounded up: less time for more work. Forward, alone, by torch."""
+    """The same layer with channels, or height and width, rounded up: less time for more work. Forward, alone."""
 
     case: str
     c: int
+    h: int
+    w: int
     k: int
     more_c: int
+    more_h: int
+    more_w: int
     more_k: int
     speedup: float
     ci_low: float | None = None
@@ -196,7 +220,9 @@ class Profile(Struct, kw_only=True):
     environment: Environment = field(default_factory=lambda: Environment(machine=""))
     settings: dict[str, Any] = {}
     step: Step
+    missing: Annotated[list[str], about("what an interrupt left unmeasured")] = []
     totals: dict[str, Any] = {}
+    counts: list[Count] = []
     advice: list[Advice] = []
     variants: list[Variant] = []
     separable: list[Separable] = []

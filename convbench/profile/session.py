@@ -1,24 +1,40 @@
-"""The profile of one model: look, measure alone, try changes, and time the step with and without watching."""
+"""The profile of one model: look, measure alone, try changes, and time the step with and without watching.
+
+An interrupt ends it early with all that is there; what is missing then is named.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from convbench import __version__
 from convbench.case import Case
 from convbench.machine.noise import snapshot, warnings
-from convbench.measure import CudaTimer, Interval, Policy, Samples, Timer, host_timer, measure, median_interval, speedup
+from convbench.measure import (
+    CudaTimer,
+    Interval,
+    Policy,
+    Sampler,
+    Samples,
+    Timer,
+    host_timer,
+    median_interval,
+    sample,
+    speedup,
+)
 from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
+from convbench.profile.counts import counts
 from convbench.profile.facts import facts_of
 from convbench.profile.model import LayerRow, Profile, Step
+from convbench.profile.profiler import Profiled, profiled
 from convbench.profile.variants import Trial, attempt, changes, without_denormals
-from convbench.profile.watch import Event, Layer, Watch, forward, inspect, training, why_no_backward
+from convbench.profile.watch import Event, Layer, Seen, Watch, forward, inspect, training, why_no_backward
 from convbench.records import spec_of
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
@@ -27,6 +43,7 @@ from convbench.suites.traced import Subject, no_convolution, uncompiled
 
 PLAIN, EAGER, WATCHED = "the step", "the step, eager", "the step, watched"
 STEP_PRECISION = 0.01
+FIRST_STEPS = 3  # timed before anything else, for changes to be held against, and for a profile that is interrupted
 
 
 @dataclass(frozen=True)
@@ -54,8 +71,17 @@ Live = Callable[[Plan], AbstractContextManager[Progress]]
 Say = Callable[[str], object]
 
 
-def profile(subject: Subject, device: str, options: Options, live: Live, say: Say) -> tuple[Profile, list[Event]]:
-    """The profile, and the events of the last watched step for a trace.
+@dataclass(frozen=True)
+class Outcome:
+    """The profile, the events of the last watched step, and what torch.profiler saw of a few."""
+
+    found: Profile
+    events: list[Event]
+    profiled: Profiled
+
+
+def profile(subject: Subject, device: str, options: Options, live: Live, say: Say) -> Outcome:
+    """Profile a model.
 
     live shows the progress of what is measured alone, say one line about what comes next.
     Raises InputError for a model that fails, or in which no two-dimensional convolution runs.
@@ -70,31 +96,15 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     seen = [event.what for event in watch.steps[-1] if isinstance(event.what, Layer)]
     if not seen:
         raise no_convolution(subject)
-    looked = inspect(subject)
-    facts = facts_of(looked)
-    watch()  # the first one was cold
-    record = _alone(layers.cases((layer for layer in seen if layer.pass_ in options.passes), device), options, live)
-    call_s = extras.call_seconds(device)
-    first = layers.rows(watch.steps[-1:], 1.0, device, record.peaks, call_s, record.rows)
-    _more(first, options, record, live)
-    say("Timing the step, as it is and under changes ...")
-    trials, samples = _steps(subject, run, watch, first, options, device, compiled, bool(facts.weight_denormals))
-    watched = samples[WATCHED]
-    steps = watch.steps[-len(watched.seconds) * watched.calls_per_sample :]
-    eager_s = median_interval(samples[EAGER if compiled else PLAIN].seconds).value
-    rows = layers.rows(steps, eager_s, device, record.peaks, call_s, record.rows)
-    layers.add_fields(rows, looked)
-    step = _step(subject, device, run, reason, compiled, options, samples, rows)
-    step.call_s, step.operators = call_s, layers.operators(steps, eager_s)
-    found = Profile(
-        run_id=record.run_id, machine=record.machine, started=record.started, convbench_version=__version__,
-        environment=record.environment, settings=record.settings, step=step,
-        totals=layers.totals(rows), variants=[trial.outcome(samples, PLAIN) for trial in trials],
-        separable=extras.separables(rows, record), cliffs=extras.cliffs(rows, record.rows), facts=facts,
-        peaks=record.peaks, warnings=warnings(before, snapshot()), isolated=record.rows, rows=rows,
-    )  # fmt: skip
+    cases = layers.cases((layer for layer in seen if layer.pass_ in options.passes), device)
+    plan = _plan(_covered(cases, options), options, options.implementations, options.alone_s)
+    record = begin(plan, {"threads": options.threads}, quick=True, command="profile")
+    work = _Work(subject, device, options, live, say, run, compiled, watch, inspect(subject), record)
+    work.finish(plan)
+    found, events = work.profile(reason)
+    found.warnings = warnings(before, snapshot())
     found.advice = advise(found)
-    return found, steps[-1]
+    return Outcome(found, events, work.profiled)
 
 
 def _compiled_frames() -> int:
@@ -103,28 +113,9 @@ def _compiled_frames() -> int:
     return dynamo.counters["frames"]["total"] if dynamo else 0
 
 
-def _alone(cases: list[Case], options: Options, live: Live) -> Record:
-    """Every case on every implementation, verified, with the machine's peaks."""
-    covered = [case for case in cases if not all(i.supports(case) for i in options.implementations)]
-    plan = _plan(covered or cases, options, options.implementations, options.alone_s)
-    record = begin(plan, {"threads": options.threads}, quick=True, command="profile")
-    with live(plan) as progress:
-        return execute(plan, record, progress)
-
-
-def _more(rows: list[LayerRow], options: Options, record: Record, live: Live) -> None:
-    """Add what the advice needs beside the model's own layers."""
-    own = {(spec_of(row), row.pass_) for row in record.rows}
-    torchs = [i for i in options.implementations if i.name in (REFERENCE, CHANNELS_LAST)]
-    for cases, implementations in (
-        (extras.pair_cases(rows), options.implementations),
-        (extras.cliff_cases(rows), torchs),
-    ):
-        new = [case for case in cases if (case.spec, case.pass_) not in own]
-        if new:
-            plan = _plan(new, options, implementations, options.alone_s / 4)
-            with live(plan) as progress:
-                execute(plan, record, progress)
+def _covered(cases: list[Case], options: Options) -> list[Case]:
+    """Cases that an implementation computes; all where none does, so that the run says why."""
+    return [case for case in cases if not all(i.supports(case) for i in options.implementations)] or cases
 
 
 def _plan(cases: list[Case], options: Options, implementations: list[Implementation], shared_s: float) -> Plan:
@@ -133,42 +124,147 @@ def _plan(cases: list[Case], options: Options, implementations: list[Implementat
                 options.seed)  # fmt: skip
 
 
-def _steps(
-    subject: Subject, run: Callable[[Subject], object], watch: Watch, rows: list[LayerRow], options: Options,
-    device: str, compiled: bool, has_denormals: bool,
-) -> tuple[list[Trial], dict[str, Samples]]:  # fmt: skip
-    """The step as it is, watched, and under every change that runs, in interleaved rounds."""
-    timer: Timer = CudaTimer(device, hot=True) if device.startswith("cuda") else host_timer
-    calls: dict[str, Callable[[], object]] = {PLAIN: lambda: run(subject), WATCHED: watch}
-    if compiled:
-        calls[EAGER] = lambda: _eager(run, subject)
-    plain_s = sorted(timer(calls[PLAIN], 1) for _ in range(3))[1]
-    tried = changes(rows, device, options.threads, options.usual_threads, rows[0].dtype)
-    tried += [without_denormals()] if has_denormals else []
-    trials = [attempt(change, subject, run, plain_s, timer) for change in tried]
-    calls |= {trial.change.name: trial.call for trial in trials if trial.call}
-    watch.forget()
-    return trials, measure(calls, Policy(STEP_PRECISION, options.step_s), PLAIN, timer, options.seed)
+@dataclass
+class _Work:
+    """A profile while it is measured, stage by stage."""
 
+    subject: Subject
+    device: str
+    options: Options
+    live: Live
+    say: Say
+    run: Callable[[Subject], object]
+    compiled: bool
+    watch: Watch
+    looked: list[Seen]
+    record: Record
+    samples: dict[str, Samples] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    call_s: float | None = None
+    profiled: Profiled = field(default_factory=Profiled)
+    missing: list[str] = field(default_factory=list)
 
-def _eager(run: Callable[[Subject], object], subject: Subject) -> None:
-    with uncompiled():
-        run(subject)
+    def finish(self, plan: Plan) -> None:
+        """All stages, or those before an interrupt."""
+        stages: dict[str, Callable[[], object]] = {
+            "the time of the step": self._first_steps,
+            "layers alone": lambda: self._alone(plan),
+            "other shapes and types of the layers": self._more,
+            "changes to the whole step": self._steps,
+            "torch.profiler": self._profiler,
+        }
+        try:
+            for stage in stages.values():
+                stage()
+                self.missing.append("")
+        except KeyboardInterrupt:
+            self.missing = list(stages)[len(self.missing) :]
+        else:
+            self.missing = []
 
+    def _first_steps(self) -> None:
+        self.watch()  # the first one was cold
+        for name, call in self._calls().items():
+            self.samples[name] = Samples(1, [self._timer(call, 1) for _ in range(FIRST_STEPS)], [*range(FIRST_STEPS)])
 
-def _step(
-    subject: Subject, device: str, run: Callable[[Subject], object], reason: str, compiled: bool, options: Options,
-    samples: dict[str, Samples], rows: list[LayerRow],
-) -> Step:  # fmt: skip
-    plain = median_interval(samples[PLAIN].seconds)
-    eager = median_interval(samples[EAGER].seconds) if compiled else plain
-    distortion = speedup(samples[WATCHED], samples[EAGER if compiled else PLAIN]) or Interval(1.0, None, None)
-    convolutions_s = sum(row.step_s for row in rows)
-    return Step(
-        model=subject.name, device=device, passes="forward" if run is forward else "forward and backward",
-        forward_only_because=reason, compiled=compiled, threads=options.threads, median_s=plain.value,
-        ci_low_s=plain.low, ci_high_s=plain.high, eager_s=eager.value, samples=len(samples[PLAIN].seconds),
-        watched_s=median_interval(samples[WATCHED].seconds).value, distortion=distortion.value,
-        distortion_ci_low=distortion.low, distortion_ci_high=distortion.high, convolutions_s=convolutions_s,
-        convolutions_share=convolutions_s / eager.value,
-    )  # fmt: skip
+    def _alone(self, plan: Plan) -> None:
+        with self.live(plan) as progress:
+            execute(plan, self.record, progress)
+        self.call_s = extras.call_seconds(self.device)
+
+    def _more(self) -> None:
+        """What the advice needs beside the model's own layers."""
+        own = {(spec_of(row), row.pass_, row.dtype) for row in self.record.rows}
+        rows, all_ = self._rows(), self.options.implementations
+        torchs = [i for i in all_ if i.name in (REFERENCE, CHANNELS_LAST)]
+        for cases, implementations in (
+            (extras.pair_cases(rows), all_),
+            (extras.neighbour_cases(rows), torchs),
+            (extras.lower_cases(rows), all_),
+        ):
+            new = [case for case in cases if (case.spec, case.pass_, case.dtype) not in own]
+            if new := [case for case in new if not all(i.supports(case) for i in implementations)]:
+                plan = _plan(new, self.options, implementations, self.options.alone_s / 4)
+                with self.live(plan) as progress:
+                    execute(plan, self.record, progress)
+
+    def _steps(self) -> None:
+        """The step as it is, watched, and under every change that runs, in interleaved rounds."""
+        self.say("Timing the step, as it is and under changes ...")
+        rows, plain_s = self._rows(), median_interval(self.samples[PLAIN].seconds).value
+        tried = changes(rows, self.device, self.options.threads, self.options.usual_threads)
+        if any(seen.weight_denormals for seen in self.looked):
+            tried.append(without_denormals())
+        for change in tried:
+            self.trials.append(attempt(change, self.subject, self.run, plain_s, self._timer))
+        calls = self._calls() | {trial.change.name: trial.call for trial in self.trials if trial.call}
+        policy = Policy(STEP_PRECISION, self.options.step_s)
+        sampler = Sampler(calls, policy, self._timer, self.options.seed)
+        try:
+            sample(sampler, policy, PLAIN)
+        finally:
+            self.samples |= {name: samples for name, samples in sampler.samples.items() if samples.seconds}
+
+    def _profiler(self) -> None:
+        self.say("Asking torch.profiler ...")
+        self.profiled = profiled(lambda: self._eagerly(), self.device)
+
+    def _calls(self) -> dict[str, Callable[[], object]]:
+        calls: dict[str, Callable[[], object]] = {PLAIN: lambda: self.run(self.subject), WATCHED: self.watch}
+        return calls | ({EAGER: self._eagerly} if self.compiled else {})
+
+    def _eagerly(self) -> None:
+        with uncompiled():
+            self.run(self.subject)
+
+    @property
+    def _timer(self) -> Timer:
+        return CudaTimer(self.device, hot=True) if self.device.startswith("cuda") else host_timer
+
+    # What came of it ------------------------------------------------------------------------------
+
+    @property
+    def _unwatched(self) -> Samples:
+        """Of the step whose layers are seen: eager."""
+        return self.samples[EAGER if self.compiled else PLAIN]
+
+    def _watched(self) -> list[list[Event]]:
+        watched = self.samples[WATCHED]
+        return self.watch.steps[-len(watched.seconds) * watched.calls_per_sample :]
+
+    def _rows(self) -> list[LayerRow]:
+        rows = layers.rows(self._watched(), median_interval(self._unwatched.seconds).value, self.device,
+                           self.record.peaks, self.call_s, self.record.rows)  # fmt: skip
+        layers.add_fields(rows, self.looked)
+        return rows
+
+    def profile(self, reason: str) -> tuple[Profile, list[Event]]:
+        """The profile but for its advice, and the last watched step. KeyboardInterrupt where no step was timed."""
+        if WATCHED not in self.samples:
+            raise KeyboardInterrupt
+        record, rows, steps = self.record, self._rows(), self._watched()
+        step = self._step(reason, rows)
+        step.operators = layers.operators(steps, step.eager_s)
+        self.profiled.add_to(step)
+        found = Profile(
+            run_id=record.run_id, machine=record.machine, started=record.started, convbench_version=__version__,
+            environment=record.environment, settings=record.settings, step=step, missing=self.missing,
+            totals=layers.totals(rows), counts=counts(rows, self.subject, self.run),
+            variants=[trial.outcome(self.samples, PLAIN) for trial in self.trials],
+            separable=extras.separables(rows, record), cliffs=extras.cliffs(rows, record.rows),
+            facts=facts_of(self.looked), peaks=record.peaks, isolated=record.rows, rows=rows,
+        )  # fmt: skip
+        return found, steps[-1]
+
+    def _step(self, reason: str, rows: list[LayerRow]) -> Step:
+        plain, eager = (median_interval(each.seconds) for each in (self.samples[PLAIN], self._unwatched))
+        distortion = speedup(self.samples[WATCHED], self._unwatched) or Interval(1.0, None, None)
+        convolutions_s = sum(row.step_s for row in rows)
+        return Step(
+            model=self.subject.name, device=self.device, forward_only_because=reason, compiled=self.compiled,
+            passes="forward" if self.run is forward else "forward and backward", threads=self.options.threads,
+            median_s=plain.value, ci_low_s=plain.low, ci_high_s=plain.high, eager_s=eager.value,
+            samples=len(self.samples[PLAIN].seconds), watched_s=median_interval(self.samples[WATCHED].seconds).value,
+            distortion=distortion.value, distortion_ci_low=distortion.low, distortion_ci_high=distortion.high,
+            convolutions_s=convolutions_s, convolutions_share=convolutions_s / eager.value, call_s=self.call_s,
+        )  # fmt: skip

@@ -13,6 +13,8 @@ from convbench.profile.advice import advise
 from convbench.profile.export import COLUMNS, contents, markdown, to_csv, trace
 from convbench.profile.model import Cliff, Facts, Gridding, LayerRow, OtherOperator, Profile, Separable, Step, Variant
 from convbench.profile.page import page
+from convbench.profile.profiler import Profiled
+from convbench.profile.session import Outcome
 from convbench.profile.variants import best_kernels
 from convbench.profile.watch import Event, Layer
 from convbench.results import Peak, RecordedRow
@@ -23,6 +25,7 @@ PEAKS = [
     Peak(quantity="fma", level="register", device="cpu", dtype="float32", value=1e11),
     Peak(quantity="triad", level="DRAM", device="cpu", dtype="float32", value=1e10),
 ]
+FILES = {"profile.json", "profile.csv", "profile.md", "profile.html", "trace.json", "torch_trace.json"}
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=1>"
 
 
@@ -94,7 +97,8 @@ def test_what_has_no_measured_gain_says_on_paper_alone_or_by_roofline():
     found = texts(
         separable=[Separable(case="a", paper=8.8, roofline=7.0, share=0.1),
                    Separable(case="tiny", paper=8.8, share=0.001)],
-        cliffs=[Cliff(case="a", c=65, k=65, more_c=80, more_k=80, speedup=1.4, ci_low=1.3, ci_high=1.5)],
+        cliffs=[Cliff(case="a", c=65, h=7, w=7, k=65, more_c=80, more_h=7, more_w=7, more_k=80, speedup=1.4,
+                       ci_low=1.3, ci_high=1.5)],
         facts=Facts(weight_denormals={"a": 7, "b": 900},
                     gridding=[Gridding(layers=[("x", 2), ("a", 4)], coverage=0.25)]),
         rows=[row(coverage=0.5)],
@@ -243,8 +247,8 @@ def test_the_page_escapes_hostile_names_and_has_every_file_beside_it():
     tags = Tags(page(hostile)).found
     assert tags.count("script") == Tags(page(plain)).found.count("script")
     assert "img" not in tags
-    files = contents(plain, [], lambda line: None)
-    assert set(files) == {"profile.json", "profile.csv", "profile.md", "profile.html", "trace.json"}
+    files = contents(Outcome(plain, [], Profiled({}, b"{}")), lambda line: None)
+    assert set(files) == FILES
     assert json.loads(files["profile.json"])["rows"][0]["pass"] == "forward"
 
 

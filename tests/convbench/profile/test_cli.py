@@ -7,6 +7,7 @@ import pytest
 from convbench.cli.main import run
 from convbench.machine import peaks
 from convbench.results import Peak
+from tests.convbench.profile.test_advice import FILES
 
 SOURCE = '''
 import torch
@@ -96,7 +97,7 @@ def test_the_document_and_the_files_of_a_model_with_odd_inputs(file, tmp_path, c
     assert {variant["name"] for variant in found["variants"]} >= {"channels_last", "bfloat16 autocast"}
     written = json.loads((tmp_path / "out" / "profile.json").read_text())
     assert written["rows"] == found["rows"]
-    assert set(found["paths"]) == {"profile.json", "profile.csv", "profile.md", "profile.html", "trace.json"}
+    assert set(found["paths"]) == FILES
     events = json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
     assert sum(event.get("cat") == "convolution" for event in events) == 5
 

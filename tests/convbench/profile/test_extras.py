@@ -2,7 +2,7 @@
 
 import pytest
 
-from convbench.profile.extras import cliff_cases, cliffs, pair_cases, separables
+from convbench.profile.extras import cliffs, neighbour_cases, pair_cases, separables
 from convbench.results import Environment, Record, RecordedRow
 from convbench.spec import ConvSpec
 from tests.convbench.profile.test_advice import PEAKS, row
@@ -54,9 +54,13 @@ def test_the_longest_dense_layers_are_measured_with_their_pairs():
 
 def test_a_layer_slower_than_one_with_more_channels_is_a_cliff():
     uneven = row("uneven", c=65, k=129)
-    (case,) = cliff_cases([uneven, row("even", c=16, k=32), row("grouped", c=18, k=18, groups=2, kind="grouped")])
-    assert (case.spec.c, case.spec.k) == (80, 144)
+    others = [row("even", c=16, k=32, h=16, w=16), row("grouped", c=18, k=18, h=8, w=8, groups=2, kind="grouped")]
+    case, size = neighbour_cases([uneven, *others])
+    assert (case.spec.c, case.spec.h, case.spec.k) == (80, 10, 144)
+    assert (size.spec.c, size.spec.h, size.spec.w, size.spec.k) == (65, 16, 16, 129)
     own = ConvSpec.create((1, 65, 10, 10), 129, 3, padding=1)
     (found,) = cliffs([uneven], [timed("uneven", own, 2.0), timed("uneven.even", case.spec, 1.0)])
     assert (found.more_c, found.more_k, found.speedup) == (80, 144, 2.0)
     assert cliffs([uneven], [timed("uneven", own, 1.01), timed("uneven.even", case.spec, 1.0)]) == []
+    (found,) = cliffs([uneven], [timed("uneven", own, 2.0), timed("uneven.even", size.spec, 1.0)])
+    assert (found.h, found.more_h, found.more_c) == (10, 16, 65)

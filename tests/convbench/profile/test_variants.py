@@ -76,7 +76,7 @@ def test_a_change_runs_in_its_context_and_threads_are_set_back():
     trial(Change("around", around))
     assert inside == ["in", "out"] * 6  # once for its output, once to warm up, four times timed
     before = torch.get_num_threads()
-    (threads,) = [c for c in changes([], "cpu", before, before + 1, "float64") if c.name.endswith(str(before + 1))]
+    (threads,) = [c for c in changes([], "cpu", before, before + 1) if c.name.endswith(str(before + 1))]
     with threads.around():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
@@ -86,7 +86,7 @@ def test_layout_and_denormals_are_changed_in_a_copy():
     given = subject()
     with torch.no_grad():
         given.model.weight[0, 0, 0, 0] = 1e-40
-    (layout,) = [c for c in changes([row()], "cuda:0", 2, 2, "float64") if c.name == "channels_last"]
+    (layout,) = [c for c in changes([row()], "cuda:0", 2, 2) if c.name == "channels_last"]
     last = layout.prepared(given)
     assert last.model.weight.is_contiguous(memory_format=torch.channels_last)
     assert last.args[0].is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,59 @@
+"""Our counts of the step's convolutions against those of fvcore and of torch's own counter, differences explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from convbench import count
+from convbench.case import Case
+from convbench.crosscheck import AGREES, crosscheck
+from convbench.profile.model import Count, LayerRow
+from convbench.records import spec_of
+from convbench.suites.traced import Subject, uncompiled
+
+GROUPED = "known error: counts the weight gradient of a grouped convolution once per group"
+
+
+def counts(rows: Sequence[LayerRow], subject: Subject, run: Callable[[Subject], object]) -> list[Count]:
+    """fvcore on each layer's shape, forward; torch.utils.flop_counter on the whole step as it runs, by pass."""
+    return [*_fvcore(rows), *_torch(rows, subject, run)]
+
+
+def _fvcore(rows: Sequence[LayerRow]) -> list[Count]:
+    ahead = [row for row in rows if row.pass_ == "forward"]
+    cases = [Case(spec_of(row), "forward", suite="model", name=row.case) for row in ahead]
+    checks, notes = crosscheck(cases)
+    theirs = [check for check in checks if check["tool"] == "fvcore"]
+    if not theirs:
+        return [Count(tool="fvcore", what="forward", verdict=note) for note in notes if note.startswith("fvcore is")]
+    differ = [f"{check['case']}: {check['verdict']}" for check in theirs if check["verdict"] != AGREES]
+    return [Count(
+        tool="fvcore", what=f"forward, {len(theirs)} layers", ours_macs=sum(row.calls * row.macs for row in ahead),
+        theirs_macs=sum(row.calls * check["theirs_macs"] for row, check in zip(ahead, theirs, strict=True)),
+        verdict="; ".join(differ) or AGREES,
+    )]  # fmt: skip
+
+
+def _torch(rows: Sequence[LayerRow], subject: Subject, run: Callable[[Subject], object]) -> list[Count]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with uncompiled(), FlopCounterMode(display=False) as mode:
+        run(subject)
+    seen = mode.get_flop_counts().get("Global", {})
+    found = []
+    for what, operator in (("forward", "convolution"), ("backward", "convolution_backward")):
+        chosen = [row for row in rows if (row.pass_ == "forward") == (what == "forward")]
+        theirs = seen.get(getattr(torch.ops.aten, operator), 0) // count.FLOPS_PER_MAC
+        if chosen or theirs:
+            ours = sum(row.calls * row.macs for row in chosen)
+            found.append(Count(tool="torch.utils.flop_counter", what=f"{what}, the whole step", ours_macs=ours,
+                               theirs_macs=theirs, verdict=_verdict(chosen, ours, theirs)))  # fmt: skip
+    return found
+
+
+def _verdict(rows: Sequence[LayerRow], ours: int, theirs: int) -> str:
+    if ours == theirs:
+        return AGREES
+    grouped = sum(row.calls * row.macs * (row.groups if row.pass_ == "weight_gradient" else 1) for row in rows)
+    return GROUPED if theirs == grouped else f"DIFFERS by {theirs / ours:.4g}x, not a known error"

@@ -1,0 +1,51 @@
+"""The same step as torch.profiler sees it: beside what convbench watched, and its own trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from convbench.profile.model import Step
+
+STEPS = 3
+CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """Operator -> (calls, seconds) a step, callees included, on the device; and a Chrome trace of the steps."""
+
+    operators: dict[str, tuple[float, float]] = field(default_factory=dict)
+    trace: bytes = b""
+
+    def add_to(self, step: Step) -> None:
+        """Its times beside those of the operators that were watched; of the same name, which repacking has not."""
+        if not self.operators:
+            return
+        step.profiler_convolutions_s = sum(self.operators.get(name, (0, 0.0))[1] for name in CONVOLUTIONS)
+        for other in step.operators:
+            if theirs := self.operators.get(f"aten::{other.operator}"):
+                other.profiler_s = theirs[1]
+
+
+def profiled(run: Callable[[], object], device: str) -> Profiled:
+    """A few steps under torch.profiler, after one that is not kept."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = device.startswith("cuda")
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, acc_events=True):
+        run()
+    with profile(activities=activities, acc_events=True) as seen:
+        for _ in range(STEPS):
+            run()
+    operators = {
+        each.key: (each.count / STEPS, 1e-6 * (each.device_time_total if cuda else each.cpu_time_total) / STEPS)
+        for each in seen.key_averages()
+    }
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        seen.export_chrome_trace(str(path))
+        return Profiled(operators, path.read_bytes())
