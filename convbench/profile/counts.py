@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from warnings import catch_warnings
 
 from convbench import count
 from convbench.case import Case
@@ -38,8 +39,8 @@ def _torch(rows: Sequence[LayerRow], subject: Subject, run: Callable[[Subject], 
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with uncompiled(), FlopCounterMode(display=False) as mode:
-        run(subject)
+    with catch_warnings(action="ignore", category=UserWarning), uncompiled(), FlopCounterMode(display=False) as mode:
+        run(subject)  # the warning: that the counter's hooks see a compiled module twice
     seen = mode.get_flop_counts().get("Global", {})
     found = []
     for what, operator in (("forward", "convolution"), ("backward", "convolution_backward")):

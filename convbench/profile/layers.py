@@ -10,7 +10,7 @@ from convbench import count
 from convbench.case import Case, DType
 from convbench.measure import Interval, median_interval
 from convbench.plan import CHANNELS_LAST, REFERENCE
-from convbench.profile.model import CALL, LayerRow, OtherOperator
+from convbench.profile.model import CALL, PACKING, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer, Seen
 from convbench.ratios import quotient
 from convbench.receptive_field import Field
@@ -20,6 +20,7 @@ from convbench.roofline import attainable
 from convbench.suites.traced import largest
 
 WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
+MOSTLY_PACKING = 2.0  # over the time with weights packed ahead
 PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
 
 
@@ -163,7 +164,10 @@ def _add_alone(row: LayerRow, alone: list[RecordedRow]) -> None:
         row.swap_implementation = same.implementation
     packed = [other for name, other in timed.items() if PREPACKED in name]
     if packed:
-        row.prepacked_speedup = max(quotient(interval(own), interval(other)).value for other in packed)
+        gain = max(quotient(interval(own), interval(other)) for other in packed)
+        row.prepacked_speedup = gain.value
+        if row.bound != CALL and (gain.low or 0.0) > MOSTLY_PACKING:
+            row.bound = PACKING
 
 
 def _add_lower(row: LayerRow, lower: list[RecordedRow]) -> None:

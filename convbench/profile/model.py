@@ -10,6 +10,7 @@ from convbench.results import Environment, Peak, RecordedRow, about
 from convbench.spec import Kind, Operator, Pass
 
 CALL = "call"  # bound: the roof allows less time than a call costs
+PACKING = "packing"  # bound: alone, packing the weights takes more than half the time
 REPACK = "repack"  # what a copy into another memory format is called among the operators
 MIXED_LAYOUT = "nchw, weights channels_last"
 
@@ -66,7 +67,7 @@ class LayerRow(Struct, kw_only=True):
     roofline_fraction: float | None = None
     bound: Annotated[
         str | None,
-        about("what limits it: compute, a memory level, or call (the roof allows less than a call costs)"),
+        about("compute, a memory level, call (the roof allows less than a call costs), or packing of the weights"),
     ] = None
     isolated_s: Annotated[float | None, about("the same call alone and warm, in its layout, by torch", "s")] = None
     isolated_low_s: float | None = None

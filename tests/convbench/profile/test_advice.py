@@ -47,8 +47,10 @@ def profile(**changes):
         watched_s=0.011, distortion=1.1, convolutions_s=0.008, convolutions_share=0.8,
     )  # fmt: skip
     values = {"run_id": "r", "machine": "m", "started": "2026-01-02", "convbench_version": "0", "step": step,
-              "rows": [row()], "totals": {"macs": 115200, "valid_macs": 100352}}  # fmt: skip
-    return Profile(**values | changes)
+              "rows": [row()]}  # fmt: skip
+    found = Profile(**values | changes)
+    found.totals = layers.totals(found.rows)
+    return found
 
 
 def texts(**changes):
@@ -158,10 +160,10 @@ TIMES = [
 ]
 
 
-def rows(layout="nchw", call_s=1e-7):
+def rows(layout="nchw", call_s=1e-7, times=TIMES):
     layer = Layer("a", SPEC, "float32", layout, "forward")
     steps = [[Event(layer, 0.0, 1e-4), Event("relu", 1e-4, 2e-4), Event(layer, 2e-4, 5e-4)]] * 6
-    return layers.rows(steps, 0.001, "cpu", PEAKS, call_s, TIMES), layers.operators(steps, 0.001)
+    return layers.rows(steps, 0.001, "cpu", PEAKS, call_s, times), layers.operators(steps, 0.001)
 
 
 def test_a_row_joins_the_time_in_the_model_with_those_alone():
@@ -174,7 +176,7 @@ def test_a_row_joins_the_time_in_the_model_with_those_alone():
     assert found.share == pytest.approx(0.4)
     assert found.gflops == pytest.approx(2 * 115200 / 2e-4 / 1e9)
     # 14.1 FLOP/byte is above the ridge of 10: 1e11 FLOP/s allow 2.007 us
-    assert found.bound == "compute"
+    assert (found.bound, rows(times=TIMES[:-1])[0][0].bound) == ("packing", "compute")  # packed ahead 4x as fast
     assert found.roofline_fraction == pytest.approx(2 * 100352 / 1e11 / 2e-4)
     assert (found.isolated_s, found.best_implementation, found.best_s) == (4e-5, "numba.direct", 2e-5)
     assert found.best_speedup == pytest.approx(2.0)
