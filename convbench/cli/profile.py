@@ -61,10 +61,14 @@ def command(
     backward, and alone on every implementation, verified first; then the kernels, the layout, the type and the threads
     that look better are tried on the whole model. An interrupt keeps what is finished (exit code 130).
     """
+    from convbench.journal import make_folder
+
     if tensorboard:
         from convbench.profile.tensorboard import check
 
         check()
+    for folder in filter(None, (out, tensorboard)):
+        make_folder(folder)
     outcome = _profile(model, inputs, passes, device, dtype, impl, threads, max_time, seed)
     found = outcome.found
     paths = _write(outcome, out, tensorboard)
@@ -117,12 +121,11 @@ def _profile(
 
 
 def _write(outcome: Outcome, folder: Path | None, tensorboard: Path | None) -> dict[str, str]:
-    from convbench.journal import make_folder, write_atomically
+    from convbench.journal import write_atomically
     from convbench.profile.export import contents
 
     paths = {}
     if folder:
-        make_folder(folder)
         for name, content in contents(outcome, lambda line: common.err().print(common.printable(line))).items():
             write_atomically(folder / name, content)
             paths[name] = str(folder / name)

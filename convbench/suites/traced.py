@@ -48,7 +48,7 @@ class Subject:
         except STRANGERS_ERRORS as error:
             raise InputError(
                 f"--model {self.name}: it fails on {self.shown}: {type(error).__name__}: {error}; "
-                "give the shapes it is for"
+                "give the shapes it is for, or an INPUT function beside it that returns what it takes"
             ) from None
 
 
@@ -99,7 +99,7 @@ def subject(source: ModelSource, device: str, dtype: torch.dtype | None = None) 
     from convbench import models
 
     model, own = models.load(source.model)
-    if not (source.inputs or own):
+    if not source.inputs and own is None:
         raise InputError(f"--model {source.model}: give the shape of its input, such as --input 1,3,224,224")
     try:
         model.eval().to(device, dtype)
@@ -121,6 +121,8 @@ def _inputs(
 
     floats = (p.dtype for p in model.parameters() if p.is_floating_point())
     dtype = dtype or next(floats, torch.float32)
+    if not (shapes or callable(own) or (isinstance(own, tuple | list) and all(isinstance(n, int) for n in own))):
+        raise TypeError(f"INPUT is {own!r}"[:200])
     if shapes or not callable(own):
         return tuple(torch.rand(shape, device=device).to(dtype) for shape in shapes or (tuple(own),)), {}
     made = tree_map_only(torch.Tensor, lambda t: t.to(device, dtype if t.is_floating_point() else None), own())

@@ -53,6 +53,17 @@ def one():
     return nn.Conv2d(3, 8, 3)
 
 
+def embedded():
+    return nn.Sequential(nn.Embedding(9, 4), nn.Conv2d(1, 1, 1))
+
+
+def casts():
+    model = nn.Conv2d(3, 8, 3)
+    forward = model.forward
+    model.forward = lambda x: forward(x.half())
+    return model
+
+
 def needs(depth):
     return nn.Conv2d(depth, 3, 1)
 '''
@@ -133,6 +144,10 @@ def test_the_terminal_shows_layers_and_advice(file, capsys):
         (["FILE:net", "--device", "gpu"], "expected cpu, cuda or a GPU"),
         (["FILE:net", "--impl", "nothing"], "implementation 'nothing' is not registered"),
         (["FILE:net", "--max-time", "0"], "max-time"),
+        (["FILE:embedded", "--input", "1,8,8"], "or an INPUT function beside it that returns what it takes"),
+        (["FILE:casts", "--input", "1,3,8,8"], "Input type (c10::Half)"),
+        (["FILE"], "name what makes the model in it"),
+        (["FILE:one", "--input", "1,3,8,8", "--out", "FILE/out"], "Not a directory"),
         ([], "Missing argument 'SPEC'"),
     ],
 )
