@@ -14,7 +14,7 @@ from convbench.profile.model import CALL, PACKING, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer, Seen
 from convbench.ratios import quotient
 from convbench.receptive_field import Field
-from convbench.records import spec_of
+from convbench.records import shape_columns, spec_of
 from convbench.results import Peak, RecordedRow
 from convbench.roofline import attainable
 from convbench.suites.traced import largest
@@ -110,11 +110,8 @@ def _row(
     macs, valid = count.macs(spec, layer.pass_), count.valid_macs(spec, layer.pass_)
     seconds = step.value / calls
     row = LayerRow(
-        case=layer.name, operator=spec.operator, kind=spec.kind, pass_=layer.pass_, dtype=layer.dtype, device=device,
-        layout=layer.layout, n=spec.n, c=spec.c, h=spec.h, w=spec.w, k=spec.k, r=spec.r, s=spec.s,
-        stride_h=spec.stride[0], stride_w=spec.stride[1], padding_h=spec.padding[0], padding_w=spec.padding[1],
-        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], groups=spec.groups,
-        output_padding_h=spec.output_padding[0], output_padding_w=spec.output_padding[1], bias=spec.bias, calls=calls,
+        case=layer.name, pass_=layer.pass_, dtype=layer.dtype, device=device, layout=layer.layout,
+        **shape_columns(spec), calls=calls,
         params=count.params(spec), macs=macs, valid_macs=valid, bytes=bytes_, intensity=2 * valid / bytes_,
         median_s=seconds, ci_low_s=step.low and step.low / calls, ci_high_s=step.high and step.high / calls,
         step_s=step.value, share=step.value / step_s, gflops=2 * macs / seconds / 1e9,

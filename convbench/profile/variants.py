@@ -70,7 +70,7 @@ def flags(device: str) -> list[Change]:
         found.append(Change("deterministic algorithms off", _any_algorithm))
     if device == "cpu":
         if not torch.backends.mkldnn.enabled:
-            found.append(Change("oneDNN on", lambda: torch.backends.mkldnn.flags(enabled=True)))
+            found.append(Change("oneDNN on", _onednn))
         return found
     cudnn = torch.backends.cudnn
     now = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic,
@@ -167,6 +167,11 @@ def _any_algorithm() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(True, warn_only=warn_only)
+
+
+def _onednn() -> AbstractContextManager[Any]:
+    mkldnn = torch.backends.mkldnn
+    return mkldnn.flags(enabled=True, allow_tf32=mkldnn.allow_tf32)  # type: ignore[attr-defined]
 
 
 @contextmanager

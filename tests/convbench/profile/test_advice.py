@@ -128,6 +128,57 @@ def test_layers_below_a_call_colder_than_alone_or_repacked_are_named():
     assert "packed 2.5x" in found["packing"]
 
 
+def lower(speedup, **changes):
+    return row("half", lower_dtype="bfloat16", lower_implementation="torch.aten", lower_speedup=speedup,
+               lower_speedup_ci_low=0.99 * speedup, lower_speedup_ci_high=1.01 * speedup, **changes)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("topic", "fires", "stays"),
+    [
+        ("precision", {"rows": [lower(2.0)]}, {"rows": [lower(1.4), lower(2.0, share=0.001)]}),
+        ("precision", {"rows": [lower(0.2)]}, {"rows": [lower(0.8)]}),
+        ("calls", {"rows": [row(bound="call")]}, {"rows": [row(bound="call", share=0.01), row(bound="compute")]}),
+        ("cold", {"rows": [row(ci_low_s=9e-4, isolated_s=4e-4, isolated_high_s=5e-4)]},
+                 {"rows": [row(ci_low_s=7e-4, isolated_s=4e-4, isolated_high_s=5e-4)]}),
+        ("packing", {"rows": [row(prepacked_speedup=1.6)]},
+                    {"rows": [row(prepacked_speedup=1.4), row(prepacked_speedup=1.6, best_speedup=1.7)]}),
+        ("repacking", {"rows": [row(layout="nchw, weights channels_last")]}, {"rows": [row(layout="channels_last")]}),
+        ("separable", {"separable": [Separable(case="a", paper=8.0, share=0.03)]},
+                      {"separable": [Separable(case="a", paper=8.0, share=0.01)]}),
+        ("denormals", {"facts": Facts(input_denormals={"a": 1})}, {"facts": Facts()}),
+        ("oneDNN", {"variants": [Variant(name="oneDNN on", speedup=2.0, ci_low=1.9, ci_high=2.1)]}, {"variants": []}),
+    ],
+)  # fmt: skip
+def test_each_advice_fires_above_its_threshold_and_not_below(topic, fires, stays):
+    called = step(call_s=7e-6)
+    assert topic in texts(step=called, **fires)
+    assert topic not in texts(step=called, **stays)
+
+
+def test_what_runs_beside_the_convolutions_is_named_above_its_threshold_alone():
+    def repack(share):
+        return OtherOperator(operator="repack nchw to channels_last", calls=1, step_s=0.001, share=share)
+
+    assert "repacking" in texts(step=step(operators=[repack(0.03)]))
+    assert "repacking" not in texts(step=step(operators=[repack(0.01)]))
+    assert "others" in texts(step=step(operators=[repack(0.01)], convolutions_share=0.4))
+    assert "others" not in texts(step=step(operators=[repack(0.01)], convolutions_share=0.6))
+
+
+def test_an_interrupted_profile_gives_the_advice_that_it_has_evidence_for():
+    assert set(texts(missing=["changes to the whole step"], rows=[lower(2.0)])) == {"precision"}
+
+
+def test_a_single_kernel_that_gains_is_named_with_its_layer():
+    layer = "conv2d 1x8x10x10 k16 3x3 s1 p1 d1 g1 forward"
+    detail = {"use_kernels": {layer: "numba.direct", "*": "torch.aten"}}
+    variant = Variant(name=f"kernel {layer}", speedup=1.1, ci_low=1.05, ci_high=1.2, detail=detail)
+    (advice,) = advise(profile(variants=[variant]))
+    assert advice.text.startswith(f"Swapping in numba.direct for {layer} alone makes the step faster: 1.10x")
+    assert f"{layer!r}: 'numba.direct'" in advice.code
+
+
 def step(**changes):
     return msgspec.structs.replace(profile().step, **changes)
 
