@@ -102,7 +102,8 @@ def _profile(
     import torch
 
     from convbench.cli.progress import live
-    from convbench.profile.session import Options, profile
+    from convbench.profile.options import Options
+    from convbench.profile.session import profile
     from convbench.registry import registry
     from convbench.suites.traced import ModelSource, subject
 

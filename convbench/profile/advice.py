@@ -106,9 +106,14 @@ def _cold(profile: Profile) -> Iterator[Advice]:
             topic="cold", layers=names(rows),
             text=f"{passes(rows)} {COLDER:g}x slower or more inside the model than alone and warm, {excess:.0%} of the "
             f"step in all; most of all {worst.case} {worst.pass_}, {ms(worst.median_s)} against "
-            f"{ms(worst.isolated_s)}. Alone, weights and input are in the caches and threads awake; in the model "
-            "other layers come between. Smaller batches, or fused operators (torch.compile), keep data near",
+            f"{ms(worst.isolated_s)}{_with_cold_weights(worst)}. Alone, weights and input are in the caches and "
+            "threads awake; in the model other layers come between. Smaller batches, or fused operators "
+            "(torch.compile), keep data near",
         )  # fmt: skip
+
+
+def _with_cold_weights(row: LayerRow) -> str:
+    return "" if row.cold_s is None else f", and {ms(row.cold_s)} alone with its weights out of the caches"
 
 
 def _colder(row: LayerRow) -> bool:

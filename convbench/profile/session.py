@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from convbench import __version__
-from convbench.case import Case
 from convbench.machine.noise import snapshot, warnings
 from convbench.measure import (
     CudaTimer,
@@ -26,45 +25,24 @@ from convbench.measure import (
     speedup,
 )
 from convbench.plan import CHANNELS_LAST, REFERENCE
-from convbench.plugin import Implementation
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
+from convbench.profile.cold import Cold, key, measure_cold
 from convbench.profile.counts import counts
 from convbench.profile.facts import facts_of
 from convbench.profile.model import LayerRow, Profile, Step
+from convbench.profile.options import Options
 from convbench.profile.profiler import Profiled, profiled
 from convbench.profile.variants import Trial, attempt, changes, without_denormals
 from convbench.profile.watch import Event, Layer, Seen, Watch, forward, inspect, training, why_no_backward
 from convbench.records import spec_of
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
-from convbench.spec import Pass
 from convbench.suites.traced import Subject, no_convolution, uncompiled
 
 PLAIN, EAGER, WATCHED = "the step", "the step, eager", "the step, watched"
 STEP_PRECISION = 0.01
 FIRST_STEPS = 3  # timed before anything else, for changes to be held against, and for a profile that is interrupted
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to measure.
-
-    passes          what of the step is wanted: forward alone leaves the backward pass out
-    cell_s          most seconds of samples for one implementation of one layer alone, and ...
-    alone_s         ... for all of them together, so that the default stays near a minute
-    step_s          most seconds of samples for the step, and for the step under each change
-    usual_threads   what the user's torch takes without being told
-    """
-
-    passes: tuple[Pass, ...]
-    implementations: list[Implementation]
-    threads: int
-    usual_threads: int
-    cell_s: float = 0.15
-    alone_s: float = 15.0
-    step_s: float = 2.0
-    seed: int = 0
 
 
 Live = Callable[[Plan], AbstractContextManager[Progress]]
@@ -97,7 +75,7 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     if not seen:
         raise no_convolution(subject)
     cases = layers.cases((layer for layer in seen if layer.pass_ in options.passes), device)
-    plan = _plan(_covered(cases, options), options, options.implementations, options.alone_s)
+    plan = options.plan(options.covered(cases), options.implementations, options.alone_s)
     record = begin(plan, {"threads": options.threads}, quick=True, command="profile")
     work = _Work(subject, device, options, live, say, run, compiled, watch, inspect(subject), record)
     work.finish(plan)
@@ -111,17 +89,6 @@ def _compiled_frames() -> int:
     """How many functions torch.compile has looked at in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return dynamo.counters["frames"]["total"] if dynamo else 0
-
-
-def _covered(cases: list[Case], options: Options) -> list[Case]:
-    """Cases that an implementation computes; all where none does, so that the run says why."""
-    return [case for case in cases if not all(i.supports(case) for i in options.implementations)] or cases
-
-
-def _plan(cases: list[Case], options: Options, implementations: list[Implementation], shared_s: float) -> Plan:
-    cells = sum(not i.supports(case) for case in cases for i in implementations)
-    return Plan(cases, implementations, Policy(0.02, min(options.cell_s, shared_s / max(cells, 1))), options.threads,
-                options.seed)  # fmt: skip
 
 
 @dataclass
@@ -141,6 +108,7 @@ class _Work:
     samples: dict[str, Samples] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     call_s: float | None = None
+    cold: Cold = field(default_factory=dict)
     profiled: Profiled = field(default_factory=Profiled)
     missing: list[str] = field(default_factory=list)
 
@@ -149,6 +117,7 @@ class _Work:
         stages: dict[str, Callable[[], object]] = {
             "the time of the step": self._first_steps,
             "layers alone": lambda: self._alone(plan),
+            "layers alone with cold weights": self._cold,
             "other shapes and types of the layers": self._more,
             "changes to the whole step": self._steps,
             "torch.profiler": self._profiler,
@@ -172,6 +141,10 @@ class _Work:
             execute(plan, self.record, progress)
         self.call_s = extras.call_seconds(self.device)
 
+    def _cold(self) -> None:
+        self.say("Timing layers with cold weights ...")
+        self.cold = measure_cold(self._rows(), self.options.implementations, self._timer, self.record.environment)
+
     def _more(self) -> None:
         """What the advice needs beside the model's own layers."""
         own = {(spec_of(row), row.pass_, row.dtype) for row in self.record.rows}
@@ -184,7 +157,7 @@ class _Work:
         ):
             new = [case for case in cases if (case.spec, case.pass_, case.dtype) not in own]
             if new := [case for case in new if not all(i.supports(case) for i in implementations)]:
-                plan = _plan(new, self.options, implementations, self.options.alone_s / 4)
+                plan = self.options.plan(new, implementations, self.options.alone_s / 4)
                 with self.live(plan) as progress:
                     execute(plan, self.record, progress)
 
@@ -236,6 +209,9 @@ class _Work:
         rows = layers.rows(self._watched(), median_interval(self._unwatched.seconds).value, self.device,
                            self.record.peaks, self.call_s, self.record.rows)  # fmt: skip
         layers.add_fields(rows, self.looked)
+        for row in rows:
+            if seconds := self.cold.get(key(row)):
+                row.cold_s, row.cold_low_s, row.cold_high_s = seconds
         return rows
 
     def profile(self, reason: str) -> tuple[Profile, list[Event]]:

@@ -6,6 +6,7 @@ import pytest
 
 from convbench.cli.main import run
 from convbench.machine import peaks
+from convbench.profile import cold
 from convbench.results import Peak
 from tests.convbench.profile.test_advice import FILES
 
@@ -72,6 +73,8 @@ QUICK = ["--impl", "torch.aten", "--impl", "torch.channels_last", "--max-time", 
 
 @pytest.fixture(autouse=True)
 def known_peaks(monkeypatch):
+    """Peaks that nobody measures, and caches that are filled at once."""
+
     def measured(device, *_, **__):
         return [
             Peak(quantity="fma", level="register", device=device, dtype="float32", value=1e11),
@@ -79,6 +82,7 @@ def known_peaks(monkeypatch):
         ]
 
     monkeypatch.setattr(peaks, "measure_peaks", measured)
+    monkeypatch.setattr(cold, "MOST_BYTES", 2**16)
 
 
 @pytest.fixture
