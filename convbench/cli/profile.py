@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ _PASSES = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
               help="forward: an inference step; all: forward and backward.")  # fmt: skip
 @click.option("--device", default="", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
 @click.option("--dtype", type=common.DTYPES, help="Convert the model (default: as it is).")
+@click.option("--autocast", type=click.Choice(("bfloat16", "float16")),
+              help="Run the step in torch.autocast of this type, as a model may need.")  # fmt: skip
 @click.option(
     "--impl", multiple=True, metavar="NAME", help="Only these implementations or families, alone and swapped."
 )
@@ -50,7 +53,7 @@ _PASSES = {"forward": "F", "data_gradient": "D", "weight_gradient": "W"}
               help="Write scalars there, a run for each profile (needs convbench[tensorboard]).")  # fmt: skip
 @common.json_option
 def command(
-    model: str, inputs: tuple[tuple[int, ...], ...], passes: str, device: str, dtype: str | None,
+    model: str, inputs: tuple[tuple[int, ...], ...], passes: str, device: str, dtype: str | None, autocast: str | None,
     impl: tuple[str, ...], threads: int | None, max_time: float | None, seed: int, out: Path | None,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
@@ -69,7 +72,7 @@ def command(
         check()
     for folder in filter(None, (out, tensorboard)):
         make_folder(folder)
-    outcome = _profile(model, inputs, passes, device, dtype, impl, threads, max_time, seed)
+    outcome = _profile(model, inputs, passes, device, dtype, autocast, impl, threads, max_time, seed)
     found = outcome.found
     paths = _write(outcome, out, tensorboard)
     if as_json:
@@ -90,7 +93,7 @@ def command(
 
 
 def _profile(
-    model: str, inputs: tuple[tuple[int, ...], ...], passes: str, device: str, dtype: str | None,
+    model: str, inputs: tuple[tuple[int, ...], ...], passes: str, device: str, dtype: str | None, autocast: str | None,
     impl: tuple[str, ...], threads: int | None, max_time: float | None, seed: int,
 ) -> Outcome:  # fmt: skip
     from convbench import plan as planning
@@ -117,6 +120,9 @@ def _profile(
     )  # fmt: skip
     common.err().print("Looking at this machine and the model ...", style="dim")
     ready = subject(ModelSource(model, inputs), where, getattr(torch, dtype) if dtype else None)
+    if autocast:
+        kind, type_ = torch.device(where).type, getattr(torch, autocast)
+        ready = replace(ready, around=lambda: torch.autocast(kind, type_))
     with common.interrupts():
         return profile(ready, where, options, live, lambda line: common.err().print(line, style="dim"))
 
@@ -140,11 +146,11 @@ def _write(outcome: Outcome, folder: Path | None, tensorboard: Path | None) -> d
 # Text ---------------------------------------------------------------------------------------------
 
 _COLUMNS = (
-    ("layer", "left"), ("pass", "left"), ("kind", "left"), ("shape", "left"), ("layout", "left"), "calls", "MMAC",
-    "FLOP/B", "time", "+-", "of step", "GFLOP/s", "GB/s", "of roof", ("bound", "left"), "alone",
+    ("layer", "left"), ("pass", "left"), ("kind", "left"), ("shape", "left"), "field", ("layout", "left"), "calls",
+    "MMAC", "FLOP/B", "time", "+-", "of step", "GFLOP/s", "GB/s", "of roof", ("bound", "left"), "alone",
     ("fastest alone", "left"), "gain",
 )  # fmt: skip
-_SPARE = ("GB/s", "layout", "FLOP/B", "MMAC", "kind", "+-", "calls", "GFLOP/s", "shape", "alone")
+_SPARE = ("field", "GB/s", "layout", "FLOP/B", "MMAC", "kind", "+-", "calls", "GFLOP/s", "shape", "alone")
 
 
 def _print(found: Profile) -> None:
@@ -198,7 +204,8 @@ def _line(row: LayerRow) -> list[str]:
     )
     gain = "" if row.best_speedup is None else f"{'~' if tie else ''}{row.best_speedup:.2f}x"
     return [
-        row.case, _PASSES[row.pass_], row.kind, shape(row), row.layout, str(row.calls),
+        row.case, _PASSES[row.pass_], row.kind, shape(row), common.number(row.receptive_field_h), row.layout,
+        str(row.calls),
         common.number(row.macs / 1e6), common.number(row.intensity), common.seconds(row.median_s),
         "" if half is None else f"{half:.1%}", f"{row.share:.1%}", common.number(row.gflops),
         common.number(row.gbytes_per_s), "" if row.roofline_fraction is None else f"{row.roofline_fraction:.0%}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -31,18 +31,20 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in evaluation mode and what to call it with; ``shown`` names the inputs in messages."""
+    """A model in evaluation mode and what to call it with, and in; ``shown`` names the inputs in messages."""
 
     name: str
     model: torch.nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shown: str
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __call__(self) -> Any:
         """The model's output. Raises InputError where it fails."""
         try:
-            return self.model(*self.args, **self.kwargs)
+            with self.around():
+                return self.model(*self.args, **self.kwargs)
         except InputError:
             raise
         except STRANGERS_ERRORS as error:

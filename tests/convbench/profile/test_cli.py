@@ -65,6 +65,15 @@ def casts():
     return model
 
 
+def autocast():
+    class Needs(nn.Conv2d):
+        def forward(self, x):
+            assert torch.is_autocast_enabled("cpu")
+            return super().forward(x)
+
+    return Needs(3, 8, 3)
+
+
 def needs(depth):
     return nn.Conv2d(depth, 3, 1)
 '''
@@ -129,6 +138,14 @@ def test_a_model_without_a_backward_pass_is_profiled_forward_and_says_so(file, c
     assert found["step"]["passes"] == "forward"
     assert "no output depends" in found["step"]["forward_only_because"]
     assert {row["pass"] for row in found["rows"]} == {"forward"}
+
+
+def test_a_model_that_only_runs_under_autocast(file, capsys):
+    found = document(capsys, f"{file}:autocast", "--input", "1,3,6,6", "--autocast", "bfloat16")
+    assert {(row["pass"], row["dtype"]) for row in found["rows"]} == {
+        ("forward", "bfloat16"), ("weight_gradient", "bfloat16"),
+    }  # fmt: skip
+    assert not [variant["reason"] for variant in found["variants"] if "Error" in variant["reason"]]
 
 
 def test_the_terminal_shows_layers_and_advice(file, capsys):
