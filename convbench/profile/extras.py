@@ -126,10 +126,12 @@ def _case(row: LayerRow) -> Case:
 
 def _even_channels(row: LayerRow) -> Case | None:
     """None where they are even, or grouped."""
+    if row.groups > 1:
+        return None
     c, k = (-(-n // EVEN) * EVEN if n > FEW_CHANNELS else n for n in (row.c, row.k))
     case = _case(row)
     even = replace(case, spec=replace(case.spec, c=c, k=k), name=f"{row.case}.even_channels")
-    return even if row.groups == 1 and even.spec != case.spec else None
+    return even if even.spec != case.spec else None
 
 
 def _even_size(row: LayerRow) -> Case | None:

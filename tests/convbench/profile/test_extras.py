@@ -56,7 +56,7 @@ def test_the_longest_dense_layers_are_measured_with_their_pairs():
 
 def test_a_layer_slower_than_one_with_more_channels_is_a_cliff():
     uneven = row("uneven", c=65, k=129)
-    others = [row("even", c=16, k=32, h=16, w=16), row("grouped", c=18, k=18, h=8, w=8, groups=2, kind="grouped")]
+    others = [row("even", c=16, k=32, h=16, w=16), row("grouped", c=18, k=18, h=8, w=8, groups=18, kind="depthwise")]
     case, size = neighbour_cases([uneven, *others])
     assert (case.spec.c, case.spec.h, case.spec.k) == (80, 10, 144)
     assert (size.spec.c, size.spec.h, size.spec.w, size.spec.k) == (65, 16, 16, 129)
