@@ -102,18 +102,19 @@ class Fields:
     def after(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         """Give an operator's outputs their state, from those of its arguments."""
         given = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
-        states = [self.states[tensor] for tensor in given if tensor in self.states]
+        derived = [tensor for tensor in given if tensor in self.states]
         outputs = [leaf for leaf in tree_leaves(out) if torch.is_tensor(leaf)]
-        if not states or not outputs:
+        if not derived or not outputs:
             return
-        state = self._state(func, args, states, outputs[0])
+        state = self._state(func, args, derived, outputs[0])
         for tensor in outputs:
             self.states[tensor] = state
             base = tensor._base if func._schema.is_mutable else None
             if base is not None and base is not tensor:  # a part of another tensor was overwritten
                 self.states[base] = "whole" if state == "whole" else "unknown"
 
-    def _state(self, func: Any, args: Sequence[Any], states: Sequence[State], out: torch.Tensor) -> State:
+    def _state(self, func: Any, args: Sequence[Any], derived: Sequence[torch.Tensor], out: torch.Tensor) -> State:
+        states = [self.states[tensor] for tensor in derived]
         if "whole" in states:
             return "whole"
         if "unknown" in states:
@@ -123,9 +124,10 @@ class Fields:
             (first, *more) = states
             assert isinstance(first, Reach)
             return "unknown" if more else _RULES[name](first, args, out)
-        if torch.Tag.pointwise in func.tags or name in _POINTWISE or _keeps_image(name, args, out):
-            return _together(states)
-        return "unknown"
+        if torch.Tag.pointwise in func.tags or name in _POINTWISE:
+            spread = any(tensor.shape[-IMAGE:] != out.shape[-IMAGE:] for tensor in derived)
+            return "unknown" if spread else _together(states)
+        return _together(states) if _keeps_image(name, args, out) else "unknown"
 
 
 def _together(states: Sequence[State]) -> State:

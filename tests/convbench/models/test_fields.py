@@ -100,7 +100,7 @@ def test_branches_that_leave_different_gaps_have_a_size_and_no_coverage():
     assert (found.size, found.touched) == (reached(model)[0], None)
 
 
-def test_a_slice_of_the_image_is_unknown_and_channels_are_not():
+def test_a_slice_of_the_image_or_one_spread_over_it_is_unknown_and_channels_are_not():
     class Cut(nn.Module):
         def __init__(self, cut):
             super().__init__()
@@ -112,7 +112,12 @@ def test_a_slice_of_the_image_is_unknown_and_channels_are_not():
     x = torch.rand(1, 2, 16, 16)
     assert traced(Cut(lambda y: y[:, 1:]), x)[-1].size == (5, 5)
     assert traced(Cut(lambda y: y.mean(1, keepdim=True)), x)[-1].size == (5, 5)
-    for cut in (lambda y: y[:, :1, 1:, 1:], lambda y: y[:, :1].flip(2), lambda y: y[:, :1].transpose(2, 3)):
+    for cut in (
+        lambda y: y[:, :1] * y[:, 1:, :1, :1],
+        lambda y: y[:, :1, 1:, 1:],
+        lambda y: y[:, :1].flip(2),
+        lambda y: y[:, :1].transpose(2, 3),
+    ):
         assert traced(Cut(cut), x)[-1] is None
 
 
