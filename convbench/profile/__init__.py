@@ -1,6 +1,7 @@
 """A user's own model, layer by layer: what each convolution costs in it, what bounds it, and what to do about it.
 
 watch      runs a step of the model under torch's dispatcher and stamps every operator
+look       what each convolution is given: receptive field, denormal numbers, order
 layers     joins that with measurements of the same layers alone: one row a layer and pass
 facts      what tensors and order tell without a clock
 cold       the same with weights out of the caches

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
+from convbench.profile.look import Seen
 from convbench.profile.model import Facts, Gridding
-from convbench.profile.watch import Seen
 from convbench.receptive_field import Window, coverage
 
 

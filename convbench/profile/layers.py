@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, get_args
 
 from convbench import count
 from convbench.case import Case, DType
 from convbench.measure import Interval, median_interval
 from convbench.plan import CHANNELS_LAST, REFERENCE
+from convbench.profile.look import Seen
 from convbench.profile.model import CALL, PACKING, LayerRow, OtherOperator
-from convbench.profile.watch import Event, Layer, Seen
+from convbench.profile.watch import Event, Layer
 from convbench.ratios import quotient
 from convbench.receptive_field import Field
 from convbench.records import shape_columns, spec_of
@@ -21,6 +23,7 @@ from convbench.suites.traced import largest
 
 WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
 MOSTLY_PACKING = 2.0  # over the time with weights packed ahead
+MAIN = 0.95  # of the time; what is left is timed by torch alone
 PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
 
 
@@ -32,6 +35,15 @@ def cases(layers: Iterable[Layer], device: str) -> list[Case]:
             case = Case(layer.spec, layer.pass_, layer.dtype, device, "model", layer.name)  # type: ignore[arg-type]
             found.setdefault(_key(case), case)
     return list(found.values())
+
+
+def longest_first(events: Sequence[Event]) -> tuple[list[Layer], list[Layer]]:
+    """The layers and passes that together take MAIN of a step's convolutions, the longest first; and the rest."""
+    seconds = {what: values[0] for what, (_, values) in sums([events]).items() if isinstance(what, Layer)}
+    ordered = sorted(seconds, key=lambda layer: -seconds[layer])
+    shares = accumulate(seconds[layer] / sum(seconds.values()) for layer in ordered)
+    main = 1 + sum(share < MAIN for share in shares)
+    return ordered[:main], ordered[main:]
 
 
 def sums(steps: Sequence[Sequence[Event]]) -> dict[Layer | str, tuple[int, list[float]]]:
@@ -185,6 +197,11 @@ def interval(row: RecordedRow) -> Interval:
     """The time of a timed row."""
     assert row.median_s
     return Interval(row.median_s, row.ci_low_s, row.ci_high_s)
+
+
+def same(one: Case, other: Case) -> bool:
+    """Whether two cases are the same computation, whatever their names."""
+    return _key(one) == _key(other)
 
 
 def _key(case: Case) -> tuple:

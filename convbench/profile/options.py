@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from convbench.case import Case
 from convbench.measure import Policy
+from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
 from convbench.run import Plan
 from convbench.spec import Pass
@@ -32,6 +33,11 @@ class Options:
     alone_s: float = 15.0
     step_s: float = 2.0
     seed: int = 0
+
+    @property
+    def torchs(self) -> list[Implementation]:
+        """Torch's own, in both layouts."""
+        return [i for i in self.implementations if i.name in (REFERENCE, CHANNELS_LAST)]
 
     def covered(self, cases: list[Case]) -> list[Case]:
         """Those that an implementation computes; all where none does, so that the run says why."""

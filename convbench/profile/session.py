@@ -5,7 +5,6 @@ An interrupt ends it early with all that is there; what is missing then is named
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,17 +23,17 @@ from convbench.measure import (
     sample,
     speedup,
 )
-from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
 from convbench.profile.cold import Cold, key, measure_cold
 from convbench.profile.counts import counts
 from convbench.profile.facts import facts_of
+from convbench.profile.look import Seen, inspect
 from convbench.profile.model import LayerRow, Profile, Step
 from convbench.profile.options import Options
 from convbench.profile.profiler import Profiled, profiled
 from convbench.profile.variants import Trial, attempt, changes, without_denormals
-from convbench.profile.watch import Event, Layer, Seen, Watch, forward, inspect, training, why_no_backward
+from convbench.profile.watch import Event, Layer, Watch, compiled_frames, forward, training, why_no_backward
 from convbench.records import spec_of
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
@@ -64,31 +63,35 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     live shows the progress of what is measured alone, say one line about what comes next.
     Raises InputError for a model that fails, or in which no two-dimensional convolution runs.
     """
-    before, frames = snapshot(), _compiled_frames()
+    before, frames = snapshot(), compiled_frames()
     forward(subject)
-    compiled = _compiled_frames() > frames
+    compiled = compiled_frames() > frames
     reason = "" if options.passes == ("forward",) else why_no_backward(subject)
     run = training if options.passes != ("forward",) and not reason else forward
     watch = Watch(subject, run, device)
     watch()
-    seen = [event.what for event in watch.steps[-1] if isinstance(event.what, Layer)]
-    if not seen:
+    if not any(isinstance(event.what, Layer) for event in watch.steps[-1]):
         raise no_convolution(subject)
-    cases = layers.cases((layer for layer in seen if layer.pass_ in options.passes), device)
-    plan = options.plan(options.covered(cases), options.implementations, options.alone_s)
-    record = begin(plan, {"threads": options.threads}, quick=True, command="profile")
+    watch()  # the first one was cold
+    plans = _plans(watch.steps[-1], device, options)
+    record = begin(plans[0], {"threads": options.threads}, quick=True, command="profile")
     work = _Work(subject, device, options, live, say, run, compiled, watch, inspect(subject), record)
-    work.finish(plan)
+    work.finish(plans)
     found, events = work.profile(reason)
     found.warnings = warnings(before, snapshot())
     found.advice = advise(found)
     return Outcome(found, events, work.profiled)
 
 
-def _compiled_frames() -> int:
-    """How many functions torch.compile has looked at in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo.counters["frames"]["total"] if dynamo else 0
+def _plans(events: list[Event], device: str, options: Options) -> list[Plan]:
+    """What to run alone: the layers that matter, the longest first, on everything, and the rest by torch alone."""
+    main, rest = (layers.cases((each for each in part if each.pass_ in options.passes), device)
+                  for part in layers.longest_first(events))  # fmt: skip
+    rest = [case for case in rest if not any(layers.same(case, other) for other in main)]
+    plans = [options.plan(options.covered(main), options.implementations, options.alone_s)]
+    if options.torchs and rest:
+        plans.append(options.plan(options.covered(rest), options.torchs, options.alone_s / 4))
+    return plans
 
 
 @dataclass
@@ -112,11 +115,11 @@ class _Work:
     profiled: Profiled = field(default_factory=Profiled)
     missing: list[str] = field(default_factory=list)
 
-    def finish(self, plan: Plan) -> None:
+    def finish(self, plans: list[Plan]) -> None:
         """All stages, or those before an interrupt."""
         stages: dict[str, Callable[[], object]] = {
             "the time of the step": self._first_steps,
-            "layers alone": lambda: self._alone(plan),
+            "layers alone": lambda: self._alone(plans),
             "layers alone with cold weights": self._cold,
             "other shapes and types of the layers": self._more,
             "changes to the whole step": self._steps,
@@ -132,13 +135,13 @@ class _Work:
             self.missing = []
 
     def _first_steps(self) -> None:
-        self.watch()  # the first one was cold
         for name, call in self._calls().items():
             self.samples[name] = Samples(1, [self._timer(call, 1) for _ in range(FIRST_STEPS)], [*range(FIRST_STEPS)])
 
-    def _alone(self, plan: Plan) -> None:
-        with self.live(plan) as progress:
-            execute(plan, self.record, progress)
+    def _alone(self, plans: list[Plan]) -> None:
+        for plan in plans:
+            with self.live(plan) as progress:
+                execute(plan, self.record, progress)
         self.call_s = extras.call_seconds(self.device)
 
     def _cold(self) -> None:
@@ -149,10 +152,9 @@ class _Work:
         """What the advice needs beside the model's own layers."""
         own = {(spec_of(row), row.pass_, row.dtype) for row in self.record.rows}
         rows, all_ = self._rows(), self.options.implementations
-        torchs = [i for i in all_ if i.name in (REFERENCE, CHANNELS_LAST)]
         for cases, implementations in (
             (extras.pair_cases(rows), all_),
-            (extras.neighbour_cases(rows), torchs),
+            (extras.neighbour_cases(rows), self.options.torchs),
             (extras.lower_cases(rows), all_),
         ):
             new = [case for case in cases if (case.spec, case.pass_, case.dtype) not in own]

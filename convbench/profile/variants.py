@@ -21,8 +21,9 @@ from convbench.measure import Samples, Timer, speedup
 from convbench.nn import use_kernels
 from convbench.nn.choice import layer_key
 from convbench.plan import REFERENCE
+from convbench.profile.look import denormals
 from convbench.profile.model import LayerRow, Variant
-from convbench.profile.watch import denormals, forward, tensors
+from convbench.profile.watch import forward, tensors
 from convbench.records import spec_of
 from convbench.suites.traced import Subject
 

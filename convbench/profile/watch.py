@@ -7,6 +7,7 @@ its time. Seconds are the host's on a CPU; on CUDA they lie between events on th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,9 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from convbench.errors import STRANGERS_ERRORS
 from convbench.profile.model import MIXED_LAYOUT, REPACK
-from convbench.receptive_field import Field
 from convbench.spec import ConvSpec, Pass
-from convbench.suites.fields import Fields
 from convbench.suites.traced import Subject, module_names, spec_of, uncompiled
 
 _aten = torch.ops.aten
@@ -48,21 +47,6 @@ class Event:
     @property
     def seconds(self) -> float:
         return self.stop_s - self.start_s
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a forward call of a layer was given, where a time alone does not tell.
-
-    again   it reads the tensor that the convolution before it read: a branch, not a successor
-    field   what of the model's input its outputs read; None where that is not known
-    """
-
-    layer: Layer
-    input_denormals: int
-    weight_denormals: int
-    again: bool
-    field: Field | None = None
 
 
 # Steps --------------------------------------------------------------------------------------------
@@ -220,33 +204,7 @@ def layout_of(tensor: torch.Tensor) -> str:
     return "channels_last" if tensor.is_contiguous(memory_format=torch.channels_last) else "strided"
 
 
-def inspect(subject: Subject) -> list[Seen]:
-    """What every convolution of one forward pass is given, in the order they run."""
-    fields = Fields(tree_leaves((subject.args, subject.kwargs)))
-    with torch.no_grad(), uncompiled(), module_names(subject.model) as here, _Inspector(here, fields) as inspector:
-        subject()
-    return inspector.seen
-
-
-class _Inspector(TorchDispatchMode):
-    def __init__(self, here: Callable[[], str], fields: Fields) -> None:
-        super().__init__()
-        self.here, self.fields, self.seen = here, fields, list[Seen]()
-        self.before: Any = None  # kept, so that its memory is not another tensor's
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.fields.after(func, args, kwargs or {}, out)
-        if func is _aten.convolution.default and args[0].dim() == 4:
-            x, w = args[:2]
-            layer = layer_of(self.here(), "forward", x, w, spec_of(*args[:9]))
-            again = self.before is not None and x.data_ptr() == self.before.data_ptr()
-            self.seen.append(Seen(layer, denormals(x), denormals(w), again, self.fields.of(out)))
-            self.before = x
-        return out
-
-
-def denormals(tensor: torch.Tensor) -> int:
-    """How many elements are too small to be normal numbers of their type, and are not 0."""
-    size = tensor.abs()
-    return int(((size > 0) & (size < torch.finfo(tensor.dtype).tiny)).sum())
+def compiled_frames() -> int:
+    """How many functions torch.compile has looked at in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo.counters["frames"]["total"] if dynamo else 0

@@ -246,6 +246,16 @@ def test_a_layer_that_could_be_done_faster_than_a_call_is_bound_by_the_call():
     assert rows(call_s=1e-5)[0][0].bound == "call"
 
 
+def test_layers_that_take_most_of_the_time_come_first_and_the_rest_apart():
+    def event(name, seconds):
+        return Event(Layer(name, SPEC, "float32", "nchw", "forward"), 0.0, seconds)
+
+    main, rest = layers.longest_first([event("a", 0.1), event("b", 0.9), event("c", 0.02), Event("relu", 0.0, 9.0)])
+    assert ([layer.name for layer in main], [layer.name for layer in rest]) == (["b", "a"], ["c"])
+    main, rest = layers.longest_first([event("a", 0.1), event("a", 0.1)])
+    assert ([layer.name for layer in main], rest) == (["a"], [])
+
+
 def test_totals_multiply_by_calls():
     found, _ = rows()
     assert layers.totals(found)["macs"] == layers.totals(found)["forward_macs"] == 230400

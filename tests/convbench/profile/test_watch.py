@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from convbench.errors import InputError
 from convbench.profile.facts import facts_of, gridding
+from convbench.profile.look import inspect
 from convbench.profile.model import MIXED_LAYOUT
-from convbench.profile.watch import Layer, Watch, forward, inspect, tensors, training, why_no_backward
+from convbench.profile.watch import Layer, Watch, forward, tensors, training, why_no_backward
 from convbench.suites.traced import Subject
 
 
