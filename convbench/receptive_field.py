@@ -30,6 +30,11 @@ class Field(NamedTuple):
         return None if self.touched is None else self.touched / prod(self.size)
 
 
+def largest(fields: Iterable[Field | None]) -> Field | None:
+    """Of the uses of one shape the one that reads farthest; None where none is known."""
+    return max(filter(None, fields), key=lambda field: field.size, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """What a convolution or pooling layer reads per output, per axis (height, width).

@@ -15,11 +15,10 @@ from convbench.profile.look import Seen
 from convbench.profile.model import CALL, PACKING, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer
 from convbench.ratios import quotient
-from convbench.receptive_field import Field
+from convbench.receptive_field import Field, largest
 from convbench.records import shape_columns, spec_of
 from convbench.results import Peak, RecordedRow
 from convbench.roofline import attainable
-from convbench.suites.traced import largest
 
 WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
 MOSTLY_PACKING = 2.0  # over the time with weights packed ahead

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import count
 from convbench.errors import STRANGERS_ERRORS, InputError
-from convbench.receptive_field import Field
+from convbench.receptive_field import Field, largest
 from convbench.spec import ConvSpec
 from convbench.suites.model import Layer, Other, Suite
 
@@ -129,11 +129,6 @@ def _inputs(
         return tuple(torch.rand(shape, device=device).to(dtype) for shape in shapes or (tuple(own),)), {}
     made = tree_map_only(torch.Tensor, lambda t: t.to(device, dtype if t.is_floating_point() else None), own())
     return ((), made) if isinstance(made, dict) else (made if isinstance(made, tuple) else (made,), {})
-
-
-def largest(fields: Iterable[Field | None]) -> Field | None:
-    """Of the uses of one shape the one that reads farthest; None where none is known."""
-    return max(filter(None, fields), key=lambda field: field.size, default=None)
 
 
 def network_macs(model: torch.nn.Module, shape: Shape) -> int:
