@@ -169,6 +169,8 @@ def _print(found: Profile) -> None:
     for line in (*_step_lines(found), *(f"disturbed: {line}" for line in found.warnings)):
         common.out().print(common.printable(line))
     common.out().print("Advice", style="bold")
+    if found.variants and not any(advice.gain for advice in found.advice):
+        common.out().print("None of the changes that were tried makes the whole step faster.")
     for advice in found.advice:
         common.out().print(common.printable(f"- {advice.text}"), soft_wrap=True)
         for line in advice.code.splitlines():
