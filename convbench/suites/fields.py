@@ -1,16 +1,16 @@
 """Receptive fields along a model's trace: what of the input each tensor's positions read, operator by operator.
 
-Followed exactly, padding and all, through convolutions, pooling, pointwise operators, padding, and views that leave the
-last two dimensions alone. Where branches meet, a position reads what both read. A mean over the image, or what is
-multiplied by one (squeeze and excitation), reads the whole input. After anything else, an up-sampling for instance,
-whose outputs do not all read the same window, the field is unknown. Statistics of a normalisation do not count.
+Followed exactly, padding and all, through convolutions, pooling, pointwise operators, padding, views, other orders of
+the dimensions, and linear layers over the channels, as ConvNeXt writes 1x1 convolutions. Where branches meet, a
+position reads what both read. A mean over the image, or what is multiplied by one (squeeze and excitation), reads the
+whole input. After anything else, an up-sampling for instance, whose outputs do not all read the same window, the field
+is unknown. Statistics of a normalisation do not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -18,67 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from convbench.receptive_field import Field
 from convbench.spec import Pair
-
-IMAGE = 2  # the last two dimensions are height and width
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What output position 0 reads along one axis: input position ``low`` + i for each bit i of ``bits``.
-
-    Bit 0 is set. The next output position reads the same, moved by ``jump``.
-    """
-
-    low: int = 0
-    bits: int = 1
-    jump: int = 1
-
-    @property
-    def size(self) -> int:
-        return self.bits.bit_length()
-
-    def read(self, taps: int, stride: int, dilation: int, before: int) -> Axis:
-        """After a window of so many taps, ``before`` positions of padding in front of it."""
-        bits = 0
-        for tap in range(taps):
-            bits |= self.bits << tap * dilation * self.jump
-        return Axis(self.low - before * self.jump, bits, self.jump * stride)
-
-    def joined(self, other: Axis) -> Axis:
-        """What one or the other reads, of equal jumps."""
-        low = min(self.low, other.low)
-        return Axis(low, self.bits << (self.low - low) | other.bits << (other.low - low), self.jump)
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Height and width together. ``exact``: all pairs of both are read; otherwise they only bound what is."""
-
-    h: Axis = Axis()
-    w: Axis = Axis()
-    exact: bool = True
-
-    def read(self, taps: Any, stride: Any = 1, dilation: Any = 1, before: Any = 0) -> Reach:
-        """After a window; each number is for both axes or a pair, and no stride is the size of the window."""
-        sizes = [_pair(taps), _pair(stride or taps), _pair(dilation), _pair(before)]
-        h, w = ([pair[axis] for pair in sizes] for axis in (0, 1))
-        return Reach(self.h.read(*h), self.w.read(*w), self.exact)
-
-    def joined(self, other: Reach) -> State:
-        """Two branches that meet."""
-        if (self.h.jump, self.w.jump) != (other.h.jump, other.w.jump):
-            return "unknown"
-        both = Reach(self.h.joined(other.h), self.w.joined(other.w))
-        contained = (both.h, both.w) in ((self.h, self.w), (other.h, other.w))
-        return Reach(both.h, both.w, contained and self.exact and other.exact)
-
-    def field(self) -> Field:
-        """Its size, and how many positions in it are read."""
-        touched = self.h.bits.bit_count() * self.w.bits.bit_count()
-        return Field((self.h.size, self.w.size), touched if self.exact else None)
-
-
-State = Reach | Literal["whole", "unknown"]  # of a tensor that derives from an input
+from convbench.suites.reach import IMAGE, Moved, Reach, State, last_two
 
 
 class Fields:
@@ -97,7 +37,7 @@ class Fields:
         state = self.states.get(tensor, "unknown")
         if state == "whole":
             return Field(self.size, self.size[0] * self.size[1])
-        return None if state == "unknown" else state.field()
+        return state.field() if isinstance(state, Reach) else None
 
     def after(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         """Give an operator's outputs their state, from those of its arguments."""
@@ -119,12 +59,13 @@ class Fields:
             return "whole"
         if "unknown" in states:
             return "unknown"
-        name = func.overloadpacket.__name__
+        name, pointwise = func.overloadpacket.__name__, torch.Tag.pointwise in func.tags
+        if any(isinstance(state, Moved) for state in states) or (name in _VIEWS and not _keeps_image(name, args, out)):
+            return _moved(name, pointwise or name in _POINTWISE, args, derived, states, out)
         if name in _RULES:
             (first, *more) = states
-            assert isinstance(first, Reach)
             return "unknown" if more else _RULES[name](first, args, out)
-        if torch.Tag.pointwise in func.tags or name in _POINTWISE:
+        if pointwise or name in _POINTWISE:
             spread = any(tensor.shape[-IMAGE:] != out.shape[-IMAGE:] for tensor in derived)
             return "unknown" if spread else _together(states)
         return _together(states) if _keeps_image(name, args, out) else "unknown"
@@ -138,10 +79,27 @@ def _together(states: Sequence[State]) -> State:
     return found
 
 
-def _pair(value: Any) -> Pair:
-    """Torch writes one number for both axes, or a list of one or two."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return values[0], values[-1]
+def _moved(
+    name: str, pointwise: bool, args: Sequence[Any], derived: Sequence[torch.Tensor], states: Sequence[State],
+    out: torch.Tensor,
+) -> State:  # fmt: skip
+    """Where height and width are elsewhere, or are just being moved: views, pointwise operators and matrix products."""
+    all_ = [last_two(s, t.shape) if isinstance(s, Reach) else s
+            for s, t in zip(states, derived, strict=True) if isinstance(s, Reach | Moved)]  # fmt: skip
+    first = all_[0]
+    if pointwise:
+        alike = all(s.places == first.places and t.shape == out.shape for s, t in zip(all_, derived, strict=True))
+        together = _together([s.reach for s in all_]) if alike else "unknown"
+        return Moved(together, first.places) if isinstance(together, Reach) else together
+    if len(all_) > 1:
+        return "unknown"
+    if name in ("permute", "transpose"):
+        return first.permuted(derived[0].shape, _order(name, args))
+    if name in _VIEWS:
+        return first.viewed(out.shape)
+    if name in _PRODUCTS and args[_PRODUCTS[name]] is derived[0]:
+        return first.multiplied(derived[0].shape[-1], out.shape[-1])
+    return "unknown"
 
 
 def _given(args: Sequence[Any], place: int, default: Any) -> Any:
@@ -155,6 +113,7 @@ _POINTWISE = {
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_group_norm",
     "cudnn_batch_norm", "_batch_norm_with_update", "native_layer_norm", "alias", "expand",
 }  # fmt: skip
+_PRODUCTS = {"mm": 0, "addmm": 1}  # which argument has the positions
 _VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "unsqueeze", "squeeze"}
 _ALONG = {"cat": 1, "stack": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "select": 1, "slice": 1, "narrow": 1,
           "index_select": 1, "unbind": 1, "_softmax": 1, "_log_softmax": 1, "amax": 1, "max": 1, "sum": 1}  # fmt: skip
@@ -167,13 +126,7 @@ def _keeps_image(name: str, args: Sequence[Any], out: torch.Tensor) -> bool:
     if name.startswith("upsample_"):
         return same
     if name in ("permute", "transpose"):
-        order = list(range(given.dim()))
-        if name == "permute":
-            order = [n % given.dim() for n in args[1]]
-        else:
-            one, other = (n % given.dim() for n in args[1:3])
-            order[one], order[other] = order[other], order[one]
-        return order[-IMAGE:] == [given.dim() - 2, given.dim() - 1]
+        return _order(name, args)[-IMAGE:] == [given.dim() - 2, given.dim() - 1]
     if name in _VIEWS:
         return same
     if name in _ALONG:
@@ -181,6 +134,17 @@ def _keeps_image(name: str, args: Sequence[Any], out: torch.Tensor) -> bool:
         dims = along if isinstance(along, list | tuple) else [along]
         return same and all(n % given.dim() < given.dim() - IMAGE for n in dims)
     return False
+
+
+def _order(name: str, args: Sequence[Any]) -> list[int]:
+    """Which dimension of the first argument each one of the result was."""
+    rank = args[0].dim()
+    if name == "permute":
+        return [n % rank for n in args[1]]
+    order = list(range(rank))
+    one, other = (n % rank for n in args[1:3])
+    order[one], order[other] = order[other], order[one]
+    return order
 
 
 def _convolution(reach: Reach, args: Sequence[Any], out: torch.Tensor) -> State:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from convbench.suites import ModelSource, resolve
-from convbench.suites.fields import Axis
+from convbench.suites.reach import Axis
 from convbench.suites.traced import _listening, uncompiled
 
 SIZE = 64
@@ -61,10 +61,26 @@ class Shuffled(nn.Module):
         return self.c(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w))
 
 
+class Linear(nn.Module):
+    """A 1x1 convolution as a linear layer on channels last (ConvNeXt), or on tokens, with what is around it."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens, self.inner, self.outer, self.norm = tokens, nn.Linear(2, 6), nn.Linear(6, 2), nn.LayerNorm(6)
+
+    def forward(self, x):
+        y = x.flatten(2).transpose(1, 2) if self.tokens else x.permute(0, 2, 3, 1)
+        y = self.outer(self.norm(F.gelu(self.inner(y))))
+        y = y.transpose(1, 2).reshape(x.shape) if self.tokens else y.permute(0, 3, 1, 2)
+        return x + y
+
+
 STACKS = {
     "plain": [conv(), nn.ReLU(), conv(5, padding=2)],
     "stride": [conv(7, stride=2, padding=3), nn.BatchNorm2d(2), nn.Hardswish(), conv(3, stride=2, bias=False), conv()],
     "shuffled": [conv(), Shuffled()],
+    "channels last": [conv((3, 5), padding=1), Linear(tokens=False), conv(dilation=2)],
+    "tokens": [conv(5, stride=2), Linear(tokens=True), conv((1, 3))],
     "asymmetric": [conv((3, 5), stride=(1, 2), dilation=(2, 1)), nn.SiLU(), conv((1, 3), padding=(0, 1))],
     "gridding": [conv(dilation=2), conv(dilation=2), conv(dilation=2)],
     "gridding after a stride": [conv(3, stride=2), conv(dilation=4), conv(dilation=4)],
@@ -113,6 +129,8 @@ def test_a_slice_of_the_image_or_one_spread_over_it_is_unknown_and_channels_are_
     assert traced(Cut(lambda y: y[:, 1:]), x)[-1].size == (5, 5)
     assert traced(Cut(lambda y: y.mean(1, keepdim=True)), x)[-1].size == (5, 5)
     for cut in (
+        lambda y: y[:, :1].reshape(1, 1, 7, 28),
+        lambda y: y[:, :1].transpose(2, 3) @ torch.rand(14, 14),
         lambda y: y[:, :1] * F.avg_pool2d(y[:, 1:], 14, stride=1),
         lambda y: y[:, :1, 1:, 1:],
         lambda y: y[:, :1].flip(2),

@@ -94,7 +94,7 @@ class UpAndDown(nn.Module):
 FIELDS = {  # of the layer named, by hand; None where it is unknown
     Bottleneck: {"body.0.0": 1, "body.1.0": 3, "body.2.0": 3, "downsample": 1},
     InvertedResidual: {"expand": 1, "depthwise": 3, "reduce": 16, "project": 16},  # 16: all of the input
-    ConvNeXt: {"depthwise": 7, "down": None},
+    ConvNeXt: {"depthwise": 7, "down": 8},
     Dense: {"layers.0": 3, "layers.1": 5, "layers.2": 7},
     UpAndDown: {"down": 3, "aspp.2": 19, "up": None, "head": None},
 }
