@@ -12,6 +12,7 @@ from math import log
 from convbench.profile.advice_changes import changed
 from convbench.profile.model import CALL, MIXED_LAYOUT, REPACK, Advice, Cliff, LayerRow, Profile
 from convbench.profile.words import ms, names, passes, ratio
+from convbench.results import FAILED_STATUSES
 
 NOTABLE = 0.02  # share of the step below which a layer is not worth a word
 COLDER = 1.5  # inside the model over alone
@@ -23,7 +24,7 @@ def advise(profile: Profile) -> list[Advice]:
     """Everything worth saying, what gains most first, then in the order of this list."""
     parts = (
         changed, _separable, _cliffs, _precision, _calls, _cold, _prepacked, _repacking, _denormals, _gridding,
-        _others, _compiled,
+        _others, _compiled, _failed,
     )  # fmt: skip
     found = [advice for part in parts for advice in part(profile)]
     return sorted(found, key=lambda advice: -(advice.gain or 0.0))
@@ -192,6 +193,19 @@ def _others(profile: Profile) -> Iterator[Advice]:
             text=f"Convolutions are {step.convolutions_share:.0%} of the step: faster ones cannot save more. Beside "
             f"them: {named}",
         )  # fmt: skip
+
+
+def _failed(profile: Profile) -> Iterator[Advice]:
+    """What did not compute a layer, or not rightly: it takes no part in anything above."""
+    failed = [row for row in profile.isolated if row.status in FAILED_STATUSES]
+    for row in failed[:MOST_NAMED]:
+        yield Advice(
+            topic="verification", layers=[row.case],
+            text=f"{row.implementation} failed alone on {row.case}, {row.pass_}, {row.dtype}: {row.status}: "
+            f"{row.status_detail or 'no reason given'}",
+        )  # fmt: skip
+    if len(failed) > MOST_NAMED:
+        yield Advice(topic="verification", text=f"{len(failed) - MOST_NAMED} more failures are in profile.json")
 
 
 def _compiled(profile: Profile) -> Iterator[Advice]:
