@@ -12,6 +12,7 @@ from math import log
 from convbench.profile.advice_changes import changed
 from convbench.profile.model import CALL, MIXED_LAYOUT, REPACK, Advice, Cliff, LayerRow, Profile
 from convbench.profile.words import ms, names, passes, ratio
+from convbench.records import spec_of
 from convbench.results import FAILED_STATUSES
 
 NOTABLE = 0.02  # share of the step below which a layer is not worth a word
@@ -201,8 +202,8 @@ def _failed(profile: Profile) -> Iterator[Advice]:
     for row in failed[:MOST_NAMED]:
         yield Advice(
             topic="verification", layers=[row.case],
-            text=f"{row.implementation} failed alone on {row.case}, {row.pass_}, {row.dtype}: {row.status}: "
-            f"{row.status_detail or 'no reason given'}",
+            text=f"{row.implementation} failed alone on {row.case}, {row.pass_}, {row.dtype} ({spec_of(row)}): "
+            f"{row.status}: {(row.status_detail or 'no reason given').partition('; to reproduce')[0]}",
         )  # fmt: skip
     if len(failed) > MOST_NAMED:
         yield Advice(topic="verification", text=f"{len(failed) - MOST_NAMED} more failures are in profile.json")

@@ -172,9 +172,9 @@ def test_an_interrupted_profile_gives_the_advice_that_it_has_evidence_for():
 
 def test_a_wrong_result_alone_is_said_and_only_a_few_are():
     wrong = [msgspec.structs.replace(alone("torch.aten", None, None, None), status="mismatch", case=f"layer{n}",
-                                     status_detail="nan, expected 10") for n in range(5)]  # fmt: skip
+                                     status_detail="nan, expected 10; to reproduce: x") for n in range(5)]  # fmt: skip
     found = [advice.text for advice in advise(profile(isolated=[*wrong, *TIMES]))]
-    assert found[0] == "torch.aten failed alone on layer0, forward, float32: mismatch: nan, expected 10"
+    assert found[0] == f"torch.aten failed alone on layer0, forward, float32 ({SPEC}): mismatch: nan, expected 10"
     assert (len(found), found[-1]) == (4, "2 more failures are in profile.json")
     assert advise(profile(isolated=TIMES)) == []
 
