@@ -17,7 +17,9 @@ def changed(profile: Profile) -> Iterator[Advice]:
         evidence = f"{ratio(variant.speedup, variant.ci_low, variant.ci_high)}, measured on the whole step"
         if variant.error:
             evidence += f"; the output differs by {variant.error:.0e}"
-        if profile.warnings and _topic(variant) == "threads":  # busy neighbours slow many threads more than one
+        if variant.ci_low is None:
+            yield Advice(topic=_topic(variant), text=f"{what}: {variant.speedup:.2f}x so far, too few samples to tell")
+        elif profile.warnings and _topic(variant) == "threads":  # busy neighbours slow many threads more than one
             yield Advice(topic="threads", text=f"{what} gives {evidence}, while other work disturbed the machine: no "
                          "advice; measure again when it is idle")  # fmt: skip
         elif variant.ci_low and variant.ci_low > 1:

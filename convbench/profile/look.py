@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from convbench.profile.watch import Layer, layer_of
 from convbench.receptive_field import Field
@@ -22,14 +23,14 @@ _aten = torch.ops.aten
 class Seen:
     """What a forward call of a layer was given, where a time alone does not tell.
 
-    again   it reads the tensor that the convolution before it read: a branch, not a successor
+    before  number of the convolution whose output it reads, through other operators or none; None for the first ones
     field   what of the model's input its outputs read; None where that is not known
     """
 
     layer: Layer
     input_denormals: int
     weight_denormals: int
-    again: bool
+    before: int | None
     field: Field | None = None
 
 
@@ -45,17 +46,20 @@ class _Inspector(TorchDispatchMode):
     def __init__(self, here: Callable[[], str], fields: Fields) -> None:
         super().__init__()
         self.here, self.fields, self.seen = here, fields, list[Seen]()
-        self.before: Any = None  # kept, so that its memory is not another tensor's
+        self.last = WeakTensorKeyDictionary()  # tensor -> number of the last convolution on the way to it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.fields.after(func, args, kwargs or {}, out)
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
+        before = max((self.last[tensor] for tensor in given if tensor in self.last), default=None)
         if func is _aten.convolution.default and args[0].dim() == 4:
             x, w = args[:2]
             layer = layer_of(self.here(), "forward", x, w, spec_of(*args[:9]))
-            again = self.before is not None and x.data_ptr() == self.before.data_ptr()
-            self.seen.append(Seen(layer, denormals(x), denormals(w), again, self.fields.of(out)))
-            self.before = x
+            self.seen.append(Seen(layer, denormals(x), denormals(w), before, self.fields.of(out)))
+            before = len(self.seen) - 1
+        if before is not None:
+            self.last.update({leaf: before for leaf in tree_leaves(out) if torch.is_tensor(leaf)})
         return out
 
 

@@ -87,6 +87,11 @@ def test_a_change_that_failed_says_why_and_the_largest_gain_comes_first():
     assert found[2].text == "bfloat16 by autocast was not measured: RuntimeError: no"
 
 
+def test_a_change_without_an_interval_is_not_judged():
+    (advice,) = advise(profile(variants=[Variant(name="channels_last", speedup=1.2)]))
+    assert advice.text == "The channels_last layout: 1.20x so far, too few samples to tell"
+
+
 def test_threads_are_not_judged_on_a_disturbed_machine():
     variant = Variant(name="threads 1", speedup=2.0, ci_low=1.9, ci_high=2.1)
     (advice,) = advise(profile(variants=[variant], warnings=["others"]))

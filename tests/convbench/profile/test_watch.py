@@ -173,3 +173,21 @@ def test_branches_on_one_input_are_no_chain():
             return sum(branch(x) for branch in self.branches)
 
     assert gridding(inspect(subject(Pyramid(), torch.rand(1, 2, 16, 16)))) == []
+
+
+def test_branches_of_several_layers_are_no_chain_and_a_chain_before_them_is_kept():
+    """DeepLabV3+ on a dilated MobileNet: each branch is a depthwise-separable pair."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Conv2d(2, 2, 3, dilation=2, padding=2) for _ in range(2))
+            pairs = ((nn.Conv2d(2, 2, 3, dilation=d, padding=d, groups=2), nn.Conv2d(2, 2, 1)) for d in (3, 9, 27))
+            self.branches = nn.ModuleList(nn.Sequential(*pair) for pair in pairs)
+
+        def forward(self, x):
+            x = self.b(torch.relu(self.a(x))) + x
+            return sum(branch(x) for branch in self.branches)
+
+    (chain,) = gridding(inspect(subject(Net(), torch.rand(1, 2, 16, 16))))
+    assert chain.layers == [("a", 2), ("b", 2)]
