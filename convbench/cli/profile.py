@@ -186,6 +186,10 @@ def _step_lines(found: Profile) -> list[str]:
         f"convolutions: {seconds(step.convolutions_s)}, {step.convolutions_share:.1%} of the step that nobody watches; "
         f"watching makes the step {step.distortion - 1:+.1%} longer",
     ]
+    if step.profiler_convolutions_s:
+        lines.append(
+            f"torch.profiler: {seconds(step.profiler_convolutions_s)} of convolutions in the step that nobody watches"
+        )
     if step.operators:
         lines.append("beside them: " + ", ".join(f"{o.operator} {o.share:.1%}" for o in step.operators[:5]))
     if dtypes := {row.dtype for row in found.rows if row.attainable_gflops is None}:
