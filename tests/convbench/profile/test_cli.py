@@ -77,7 +77,7 @@ def autocast():
 def needs(depth):
     return nn.Conv2d(depth, 3, 1)
 '''
-QUICK = ["--impl", "torch.aten", "--impl", "torch.channels_last", "--max-time", "0.002"]
+QUICK = ["--impl", "torch.aten", "--max-time", "0.002"]
 
 
 @pytest.fixture(autouse=True)

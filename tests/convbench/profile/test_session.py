@@ -34,7 +34,6 @@ STAGES = {
         "torch.profiler",
     ],
     "sample": ["changes to the whole step", "torch.profiler"],
-    "profiled": ["torch.profiler"],
 }
 
 
