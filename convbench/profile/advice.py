@@ -71,7 +71,7 @@ def _precision(profile: Profile) -> Iterator[Advice]:
     losses = [row for row in rows if (row.lower_speedup_ci_high or 2) < 1 / COLDER]
     for chosen, word, then in (
         (gains, "faster", "Whether the whole step gains is measured by the autocast change; check the accuracy"),
-        (losses, "slower", "This machine has no fast arithmetic for them"),
+        (losses, "slower", "Leave them as they are"),
     ):
         if sum(row.share for row in chosen) >= NOTABLE:
             most = max(chosen, key=lambda row: abs(log(row.lower_speedup or 1)))
