@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -150,6 +152,15 @@ def test_what_cannot_be_compared_says_why_in_one_line(second, text, expected, fi
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+def test_neither_torch_nor_numba_nor_pandas_is_imported(files):
+    code = (
+        "import sys; from convbench.cli.main import run; assert run(sys.argv[1:]) == 0; "
+        "print(sorted({'torch', 'numba', 'pandas'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "compare", *files], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
 def test_a_selection_is_refused_and_a_profile_reads_back(files, capsys):
