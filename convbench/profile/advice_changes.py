@@ -25,6 +25,12 @@ def changed(profile: Profile) -> Iterator[Advice]:
         elif variant.ci_low and variant.ci_low > 1:
             yield Advice(topic=_topic(variant), text=f"{what} makes the step faster: {evidence}. {how}", code=code,
                          gain=variant.speedup)  # fmt: skip
+        elif variant.ci_high and variant.ci_high < 1 and variant.detail.get("usual"):
+            yield Advice(
+                topic="threads", code=f"torch.set_num_threads({profile.step.threads})",
+                text=f"{what}, as torch does here unless told otherwise, makes the step slower than on "
+                f"{profile.step.threads}: {evidence}. Set their number before the first operator, or OMP_NUM_THREADS",
+            )  # fmt: skip
         elif variant.ci_high and variant.ci_high < 1:
             yield Advice(topic=_topic(variant), text=f"{what} makes the step slower: {evidence}. Leave it")
         else:

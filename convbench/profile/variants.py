@@ -60,7 +60,8 @@ def changes(rows: Sequence[LayerRow], device: str, threads: int, usual_threads: 
     if device == "cpu":
         for number in dict.fromkeys((max(threads // 2, 1), usual_threads)):
             if number != threads:
-                found.append(Change(f"threads {number}", lambda number=number: _threads(number)))  # type: ignore[misc]
+                found.append(Change(f"threads {number}", partial(_threads, number),
+                                    detail={"usual": number == usual_threads}))  # fmt: skip
     return [*found, *flags(device)]
 
 

@@ -100,6 +100,17 @@ def test_threads_are_not_judged_on_a_disturbed_machine():
     assert advise(profile(variants=[variant]))[0].gain == 2.0
 
 
+def test_more_threads_than_processors_are_warned_of_where_torch_takes_them_by_itself():
+    slower = {"name": "threads 8", "speedup": 0.5, "ci_low": 0.45, "ci_high": 0.55}
+    (advice,) = advise(profile(variants=[Variant(**slower, detail={"usual": True})]))
+    assert (
+        "Running on 8 threads, as torch does here unless told otherwise, makes the step slower than on 2" in advice.text
+    )
+    assert advice.code == "torch.set_num_threads(2)"
+    (advice,) = advise(profile(variants=[Variant(**slower, detail={"usual": False})]))
+    assert advice.text.endswith("Leave it")
+
+
 def test_what_has_no_measured_gain_says_on_paper_alone_or_by_roofline():
     found = texts(
         separable=[Separable(case="a", paper=8.8, roofline=7.0, share=0.1),

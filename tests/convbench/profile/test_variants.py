@@ -77,6 +77,7 @@ def test_a_change_runs_in_its_context_and_threads_are_set_back():
     assert inside == ["in", "out"] * 6  # once for its output, once to warm up, four times timed
     before = torch.get_num_threads()
     (threads,) = [c for c in changes([], "cpu", before, before + 1) if c.name.endswith(str(before + 1))]
+    assert threads.detail == {"usual": True}
     with threads.around():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
