@@ -190,6 +190,8 @@ def _step_lines(found: Profile) -> list[str]:
         lines.append(
             f"torch.profiler: {seconds(step.profiler_convolutions_s)} of convolutions in the step that nobody watches"
         )
+    if step.profiler_reason:
+        lines.append(f"torch.profiler failed: {step.profiler_reason}")
     if step.operators:
         lines.append("beside them: " + ", ".join(f"{o.operator} {o.share:.1%}" for o in step.operators[:5]))
     if dtypes := {row.dtype for row in found.rows if row.attainable_gflops is None}:

@@ -8,10 +8,13 @@ from warnings import catch_warnings
 from convbench import count
 from convbench.case import Case
 from convbench.crosscheck import AGREES, crosscheck
+from convbench.errors import STRANGERS_ERRORS
 from convbench.profile.model import Count, LayerRow
+from convbench.profile.words import failure
 from convbench.records import spec_of
 from convbench.suites.traced import Subject, uncompiled
 
+TORCH = "torch.utils.flop_counter"
 GROUPED = "known error: counts the weight gradient of a grouped convolution once per group"
 
 
@@ -39,8 +42,12 @@ def _torch(rows: Sequence[LayerRow], subject: Subject, run: Callable[[Subject], 
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with catch_warnings(action="ignore", category=UserWarning), uncompiled(), FlopCounterMode(display=False) as mode:
-        run(subject)  # the warning: that the counter's hooks see a compiled module twice
+    mode = FlopCounterMode(display=False)
+    try:  # the warning: that the counter's hooks see a compiled module twice
+        with catch_warnings(action="ignore", category=UserWarning), uncompiled(), mode:
+            run(subject)
+    except STRANGERS_ERRORS as error:
+        return [Count(tool=TORCH, what="the whole step", verdict=f"it failed: {failure(error)}")]
     seen = mode.get_flop_counts().get("Global", {})
     found = []
     for what, operator in (("forward", "convolution"), ("backward", "convolution_backward")):
@@ -48,7 +55,7 @@ def _torch(rows: Sequence[LayerRow], subject: Subject, run: Callable[[Subject], 
         theirs = seen.get(getattr(torch.ops.aten, operator), 0) // count.FLOPS_PER_MAC
         if chosen or theirs:
             ours = sum(row.calls * row.macs for row in chosen)
-            found.append(Count(tool="torch.utils.flop_counter", what=f"{what}, the whole step", ours_macs=ours,
+            found.append(Count(tool=TORCH, what=f"{what}, the whole step", ours_macs=ours,
                                theirs_macs=theirs, verdict=_verdict(chosen, ours, theirs)))  # fmt: skip
     return found
 

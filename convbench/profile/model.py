@@ -145,6 +145,7 @@ class Step(Struct, kw_only=True):
     convolutions_s: Annotated[float, about("sum of all rows' step_s", "s")]
     convolutions_share: Annotated[float, about("convolutions_s / eager_s")]
     profiler_convolutions_s: Annotated[float | None, about("all convolutions by torch.profiler", "s")] = None
+    profiler_reason: Annotated[str, about("why torch.profiler says nothing")] = ""
     call_s: Annotated[float | None, about("a convolution of one number: what a call costs here", "s")] = None
     operators: list[OtherOperator] = []
 

@@ -182,7 +182,7 @@ class _Work:
 
     def _profiler(self) -> None:
         self.say("Asking torch.profiler ...")
-        self.profiled = profiled(lambda: self._eagerly(), self.device)
+        self.profiled = profiled(self._eagerly, self.device)
 
     def _calls(self) -> dict[str, Callable[[], object]]:
         calls: dict[str, Callable[[], object]] = {PLAIN: lambda: self.run(self.subject), WATCHED: self.watch}

@@ -24,6 +24,7 @@ from convbench.plan import REFERENCE
 from convbench.profile.look import denormals
 from convbench.profile.model import LayerRow, Variant
 from convbench.profile.watch import forward, tensors
+from convbench.profile.words import failure
 from convbench.records import spec_of
 from convbench.suites.traced import Subject
 
@@ -146,8 +147,8 @@ def attempt(change: Change, subject: Subject, run: Run, plain_s: float, timer: T
             return Trial(change, error=error, reason=f"its output differs by {error:.1e}")
         call()
         seconds = min(timer(call, 1) for _ in range(TRIES))
-    except STRANGERS_ERRORS as failure:
-        return Trial(change, reason=f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}")
+    except STRANGERS_ERRORS as raised:
+        return Trial(change, reason=failure(raised))
     if seconds > HOPELESS * plain_s:
         return Trial(change, error=error, reason=f"{seconds / plain_s:.1f} times slower in the best of {TRIES} calls")
     return Trial(change, call, error)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from convbench.errors import STRANGERS_ERRORS
 from convbench.profile.model import MIXED_LAYOUT, REPACK
+from convbench.profile.words import failure
 from convbench.spec import ConvSpec, Pass
 from convbench.suites.traced import Subject, module_names, spec_of, uncompiled
 
@@ -90,7 +91,7 @@ def why_no_backward(subject: Subject) -> str:
                 return "no output depends on its parameters in a way that torch can differentiate"
             loss.backward()
     except STRANGERS_ERRORS as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return failure(error)
     finally:
         subject.model.zero_grad(set_to_none=True)
     return ""

@@ -11,6 +11,11 @@ def ratio(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.2f}x" + (f" ({low:.2f} - {high:.2f})" if low and high else "")
 
 
+def failure(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def ms(seconds: float | None) -> str:
     return f"{1e3 * (seconds or 0.0):.3g} ms"
 

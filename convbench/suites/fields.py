@@ -121,7 +121,7 @@ _ALONG = {"cat": 1, "stack": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "
 
 def _keeps_image(name: str, args: Sequence[Any], out: torch.Tensor) -> bool:
     """Whether the last two dimensions come out as they went in: position by position, in their order."""
-    given = args[0] if torch.is_tensor(args[0]) else args[0][0]
+    given = next((leaf for leaf in tree_leaves(args) if torch.is_tensor(leaf)), out)
     same = given.dim() > IMAGE and given.shape[-IMAGE:] == out.shape[-IMAGE:]
     if name.startswith("upsample_"):
         return same
@@ -132,7 +132,7 @@ def _keeps_image(name: str, args: Sequence[Any], out: torch.Tensor) -> bool:
     if name in _ALONG:
         along = _given(args, _ALONG[name], 0)
         dims = along if isinstance(along, list | tuple) else [along]
-        return same and all(n % given.dim() < given.dim() - IMAGE for n in dims)
+        return same and all(isinstance(n, int) and n % given.dim() < given.dim() - IMAGE for n in dims)
     return False
 
 

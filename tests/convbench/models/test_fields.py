@@ -139,6 +139,26 @@ def test_a_slice_of_the_image_or_one_spread_over_it_is_unknown_and_channels_are_
         assert traced(Cut(cut), x)[-1] is None
 
 
+def test_operators_of_every_form_are_followed_or_unknown():
+    """Scalars first, lists of tensors, tensors by name, in place, and without a tensor of an image's rank."""
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(), conv()
+
+        def forward(self, x):
+            x = torch.maximum(2 ** self.a(x), torch.zeros(1))
+            x = torch.where(x > 0, x, 0.5).clamp_(min=0.1)
+            x = torch._foreach_add([x, x], 1.0)[0] if self.training else x.mul_(2).sub(1.0)
+            x.sum(), x.max(), x.flatten(1).norm(), torch.bucketize(x, torch.arange(3.0)), torch.ops.aten.relu(self=x)
+            return self.b(torch.ops.aten.cat(tensors=[x], dim=1))
+
+    fields = traced(Odd(), torch.rand(1, 2, 16, 16))
+    assert fields[0].size == (3, 3)
+    assert fields[1] is None or fields[1].size == (5, 5)
+
+
 def test_a_mean_over_the_image_reads_all_of_it_and_so_does_what_it_multiplies():
     class Gated(nn.Module):
         def __init__(self):

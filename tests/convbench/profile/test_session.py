@@ -98,6 +98,17 @@ def test_torch_profiler_sees_the_same_operators():
     assert names.count("aten::convolution") == 2 * STEPS
 
 
+def test_a_model_that_torchs_own_tools_cannot_run_loses_nothing():
+    def fails():
+        raise RuntimeError("not under\na profiler")
+
+    seen = profiled(fails, "cpu")
+    seen.add_to(found := step())
+    assert (found.profiler_reason, seen.trace) == ("RuntimeError: not under a profiler", b"")
+    (other,) = [c for c in counts([], subject(nn.Conv2d(2, 2, 1)), lambda _: fails()) if c.tool != "fvcore"]
+    assert other.verdict == "it failed: RuntimeError: not under a profiler"
+
+
 def test_its_times_stand_beside_what_was_watched():
     others = [OtherOperator(operator=name, calls=1, step_s=1.0, share=0.1) for name in ("relu", "repack nchw to x")]
     found = step(operators=others)
