@@ -81,6 +81,10 @@ def _described(variant: Variant) -> tuple[str, str, str]:
             "TF32 in cuDNN's convolutions", "It keeps 10 bits of 23; check the accuracy on your data",
             "torch.backends.cudnn.allow_tf32 = True",
         ),
+        "flush": (
+            "Flushing denormal numbers to 0 on the calling thread",
+            "Set it before the first operator: then every thread flushes them", "torch.set_flush_denormal(True)",
+        ),
         "no": (
             "Setting denormal weights to 0", "Do so after loading them, or let the processor do it",
             "torch.set_flush_denormal(True)",

@@ -32,7 +32,7 @@ from convbench.profile.look import Seen, inspect
 from convbench.profile.model import LayerRow, Profile, Step
 from convbench.profile.options import Options
 from convbench.profile.profiler import Profiled, profiled
-from convbench.profile.variants import Trial, attempt, changes, without_denormals
+from convbench.profile.variants import Trial, attempt, changes, denormals_gone
 from convbench.profile.watch import Event, Layer, Watch, compiled_frames, forward, training, why_no_backward
 from convbench.records import spec_of
 from convbench.results import Record
@@ -168,8 +168,7 @@ class _Work:
         self.say("Timing the step, as it is and under changes ...")
         rows, plain_s = self._rows(), median_interval(self.samples[PLAIN].seconds).value
         tried = changes(rows, self.device, self.options.threads, self.options.usual_threads)
-        if any(seen.weight_denormals for seen in self.looked):
-            tried.append(without_denormals())
+        tried += denormals_gone(self.looked, self.device)
         for change in tried:
             self.trials.append(attempt(change, self.subject, self.run, plain_s, self._timer))
         calls = self._calls() | {trial.change.name: trial.call for trial in self.trials if trial.call}

@@ -21,7 +21,7 @@ from convbench.measure import Samples, Timer, speedup
 from convbench.nn import use_kernels
 from convbench.nn.choice import layer_key
 from convbench.plan import REFERENCE
-from convbench.profile.look import denormals
+from convbench.profile.look import Seen, denormals
 from convbench.profile.model import LayerRow, Variant
 from convbench.profile.watch import forward, tensors
 from convbench.profile.words import failure
@@ -85,9 +85,16 @@ def flags(device: str) -> list[Change]:
     return found
 
 
-def without_denormals() -> Change:
-    """Weights that are too small to be normal numbers set to 0."""
-    return Change("no denormal weights", prepared=_flushed)
+def denormals_gone(seen: Sequence[Seen], device: str) -> list[Change]:
+    """Numbers too small to be normal, where there are any: weights set to 0, and all of them taken for 0 on a CPU.
+
+    The latter holds for the calling thread; others keep what they began with.
+    """
+    weights = any(call.weight_denormals for call in seen)
+    found = [Change("no denormal weights", prepared=_flushed)] if weights else []
+    if device == "cpu" and (weights or any(call.input_denormals for call in seen)):
+        found.append(Change("flush denormals", _flush))
+    return found
 
 
 def best_kernels(rows: Sequence[LayerRow]) -> dict[str, str]:
@@ -160,6 +167,16 @@ def difference(one: Any, other: Any) -> float | None:
     norm = sum(float(a.double().square().sum()) for a, _ in pairs)
     apart = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
     return (apart / norm) ** 0.5 if norm else None
+
+
+@contextmanager
+def _flush() -> Iterator[None]:
+    before = not (torch.full((1,), torch.finfo(torch.float32).tiny) / 2).item()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from convbench.measure import Samples
-from convbench.profile.variants import Change, attempt, changes, difference, flags, without_denormals
-from convbench.profile.watch import forward
+from convbench.profile.look import Seen
+from convbench.profile.variants import Change, attempt, changes, denormals_gone, difference, flags
+from convbench.profile.watch import Layer, forward
+from convbench.spec import ConvSpec
 from convbench.suites.traced import Subject
 from tests.convbench.profile.test_advice import row
 
@@ -110,6 +112,27 @@ def test_flags_that_cost_time_are_tried_the_other_way_and_set_back():
         assert flags("cuda:0") == []
 
 
+def seen(weights, inputs):
+    layer = Layer("a", ConvSpec.create((1, 4, 6, 6), 8, 3), "float32", "nchw", "forward")
+    return Seen(layer, inputs, weights, None)
+
+
+def test_denormal_numbers_are_flushed_in_the_change_alone():
+    def half():
+        return (torch.full((1,), torch.finfo(torch.float32).tiny) / 2).item()
+
+    (flushing,) = denormals_gone([seen(0, 1)], "cpu")
+    with flushing.around():
+        assert half() == 0
+        with flushing.around():
+            pass
+        assert half() == 0
+    assert half() > 0
+    names = [change.name for change in denormals_gone([seen(0, 0), seen(1, 0)], "cpu")]
+    assert names == ["no denormal weights", "flush denormals"]
+    assert denormals_gone([seen(0, 0)], "cpu") == denormals_gone([seen(0, 1)], "cuda:0") == []
+
+
 def test_the_kernels_that_promise_most_are_tried_one_by_one():
     def wins(name, k, isolated, calls=1):
         return row(name, k=k, calls=calls, swap_implementation="numba.direct", isolated_s=isolated, best_s=0.001)
@@ -133,7 +156,7 @@ def test_layout_and_denormals_are_changed_in_a_copy():
     last = layout.prepared(given)
     assert last.model.weight.is_contiguous(memory_format=torch.channels_last)
     assert last.args[0].is_contiguous(memory_format=torch.channels_last)
-    assert without_denormals().prepared(given).model.weight[0, 0, 0, 0] == 0
+    assert denormals_gone([seen(1, 0)], "cuda:0")[0].prepared(given).model.weight[0, 0, 0, 0] == 0
     assert given.model.weight[0, 0, 0, 0] > 0
     assert given.model.weight.is_contiguous()
 
