@@ -163,8 +163,9 @@ def _denormals(profile: Profile) -> Iterator[Advice]:
             worst = max(found, key=lambda name: found[name])
             yield Advice(
                 topic="denormals", layers=list(found),
-                text=f"Denormal numbers in the {what} of {len(found)} layer{'s' * (len(found) > 1)}, most in {worst} ({found[worst]:,}): "
-                "many processors take a hundred cycles for each. `torch.set_flush_denormal(True)` before the first "
+                text=f"Denormal numbers in the {what} of {len(found)} layer{'s' * (len(found) > 1)}, most in {worst} "
+                f"({found[worst]:,}): many processors take a hundred cycles for each. "
+                "`torch.set_flush_denormal(True)` before the first "
                 "operator, or weights below the smallest normal number set to 0",
             )  # fmt: skip
 
