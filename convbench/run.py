@@ -19,10 +19,9 @@ from convbench.case import Case
 from convbench.errors import STRANGERS_ERRORS
 from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
-from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
 from convbench.process import return_freed_memory
-from convbench.registry import Broken
+from convbench.registry import REFERENCE, Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
 from convbench.verify import Checker, failure
@@ -172,7 +171,7 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     progress.case(case, sum(cell.status == "ok" for cell in cells))
     checker = Checker(case, plan.seed)
     with watch("verify"):
-        _prepare(cells, checker)
+        _prepare(cells, checker.prepare)
     for cell in _alive(cells):
         working(cell.implementation.name)
         with watch("compile"):
@@ -184,6 +183,8 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     with watch("warm-up"):
         _time(case, _alive(cells), plan, checker, progress, working)
     watch.move("warm-up", "sample", sum(cell.samples.spent_s for cell in _alive(cells) if cell.samples))
+    with watch("verify"):
+        _prepare(_alive(cells), checker.renew)
     for cell in _alive(cells):
         working(cell.implementation.name)
         with watch("verify"):
@@ -241,10 +242,10 @@ def _alive(cells: list[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.status == "ok"]
 
 
-def _prepare(cells: list[Cell], checker: Checker) -> None:
+def _prepare(cells: list[Cell], make: Callable[[], None]) -> None:
     """Data and reference of a case; where there is no memory for them, no cell can be worked on."""
     try:
-        checker.prepare()
+        make()
     except STRANGERS_ERRORS as error:
         for cell in cells:
             cell.fail(*failure(error))

@@ -13,10 +13,10 @@ from typing import Any
 from convbench.case import Case
 from convbench.measure import FEWEST_FOR_INTERVAL, Interval, Timer, median_interval
 from convbench.operands import in_layout, reals
-from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
 from convbench.profile.model import LayerRow
 from convbench.records import spec_of
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Environment
 
 WEIGHTS = "w"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from convbench.case import Case
 from convbench.measure import Policy
-from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.run import Plan
 from convbench.spec import Pass
 

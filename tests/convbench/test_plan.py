@@ -3,9 +3,8 @@
 import pytest
 
 from convbench.errors import InputError
-from convbench.plan import REFERENCE, Selection, select_cases, select_devices, select_implementations
 from convbench.plugin import Implementation, Kernel
-from convbench.registry import Registry
+from convbench.registry import REFERENCE, Registry, Selection, select_cases, select_devices, select_implementations
 
 
 def implementation(name, **words):

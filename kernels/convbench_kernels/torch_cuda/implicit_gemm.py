@@ -222,7 +222,7 @@ def weight_gradient(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
         x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
         if x.device not in tables:
             tables[x.device] = _on_device([tap[:3] for tap in taps], x.device)
-        partials = torch.empty((splits, *spec.w_shape), device=x.device)
+        partials = torch.empty((splits, *spec.w_shape), dtype=torch.float32, device=x.device)
         with on(x):
             _launch(
                 _weight_gradient, grid, x, dy, partials, tables[x.device], pixels, a_split, spec.p, spec.q, spec.h,
