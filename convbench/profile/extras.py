@@ -9,9 +9,10 @@ import msgspec
 
 from convbench import count
 from convbench.case import Case, DType
-from convbench.measure import CudaTimer, Policy, host_timer, measure, median_interval
+from convbench.measure import Policy, measure, median_interval
 from convbench.profile.layers import interval
 from convbench.profile.model import Cliff, LayerRow, Separable
+from convbench.profile.watch import warm_timer
 from convbench.ratios import quotient
 from convbench.records import spec_of
 from convbench.registry import CHANNELS_LAST, REFERENCE
@@ -96,9 +97,8 @@ def call_seconds(device: str) -> float:
     import torch
 
     x = torch.ones(1, 1, 1, 1, device=device)
-    timer = CudaTimer(device, hot=True) if device.startswith("cuda") else host_timer
     with torch.inference_mode():
-        samples = measure({"call": lambda: torch.conv2d(x, x)}, Policy(0.05, 0.1), timer=timer)
+        samples = measure({"call": lambda: torch.conv2d(x, x)}, Policy(0.05, 0.1), timer=warm_timer(device))
     return median_interval(samples["call"].seconds).value
 
 

@@ -11,18 +11,7 @@ from dataclasses import dataclass, field
 
 from convbench import __version__
 from convbench.machine.noise import snapshot, warnings
-from convbench.measure import (
-    CudaTimer,
-    Interval,
-    Policy,
-    Sampler,
-    Samples,
-    Timer,
-    host_timer,
-    median_interval,
-    sample,
-    speedup,
-)
+from convbench.measure import Interval, Policy, Sampler, Samples, median_interval, sample, speedup
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
 from convbench.profile.cold import Cold, key, measure_cold
@@ -33,7 +22,16 @@ from convbench.profile.model import LayerRow, Profile, Step
 from convbench.profile.options import Options
 from convbench.profile.profiler import Profiled, profiled
 from convbench.profile.variants import Trial, attempt, changes, denormals_gone
-from convbench.profile.watch import Event, Layer, Watch, compiled_frames, forward, training, why_no_backward
+from convbench.profile.watch import (
+    Event,
+    Layer,
+    Watch,
+    compiled_frames,
+    forward,
+    training,
+    warm_timer,
+    why_no_backward,
+)
 from convbench.records import spec_of
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
@@ -41,7 +39,9 @@ from convbench.suites.traced import Subject, no_convolution, uncompiled
 
 PLAIN, EAGER, WATCHED = "the step", "the step, eager", "the step, watched"
 STEP_PRECISION = 0.01
-FIRST_STEPS = 3  # timed before anything else, for changes to be held against, and for a profile that is interrupted
+FIRST_STEPS = (
+    7  # rounds, timed before anything else, for changes to be held against, and for a profile that is interrupted
+)
 
 
 Live = Callable[[Plan], AbstractContextManager[Progress]]
@@ -135,8 +135,12 @@ class _Work:
             self.missing = []
 
     def _first_steps(self) -> None:
-        for name, call in self._calls().items():
-            self.samples[name] = Samples(1, [self._timer(call, 1) for _ in range(FIRST_STEPS)], [*range(FIRST_STEPS)])
+        first, timer = {name: Samples() for name in self._calls()}, warm_timer(self.device)
+        for number in range(FIRST_STEPS):
+            for name, call in self._calls().items():
+                first[name].seconds.append(timer(call, 1))
+                first[name].rounds.append(number)
+        self.samples = first
 
     def _alone(self, plans: list[Plan]) -> None:
         for plan in plans:
@@ -146,7 +150,9 @@ class _Work:
 
     def _cold(self) -> None:
         self.say("Timing layers with cold weights ...")
-        self.cold = measure_cold(self._rows(), self.options.implementations, self._timer, self.record.environment)
+        self.cold = measure_cold(
+            self._rows(), self.options.implementations, warm_timer(self.device), self.record.environment
+        )
 
     def _more(self) -> None:
         """What the advice needs beside the model's own layers."""
@@ -170,10 +176,10 @@ class _Work:
         tried = changes(rows, self.device, self.options.threads, self.options.usual_threads)
         tried += denormals_gone(self.looked, self.device)
         for change in tried:
-            self.trials.append(attempt(change, self.subject, self.run, plain_s, self._timer))
+            self.trials.append(attempt(change, self.subject, self.run, plain_s, warm_timer(self.device)))
         calls = self._calls() | {trial.change.name: trial.call for trial in self.trials if trial.call}
         policy = Policy(STEP_PRECISION, self.options.step_s)
-        sampler = Sampler(calls, policy, self._timer, self.options.seed)
+        sampler = Sampler(calls, policy, warm_timer(self.device), self.options.seed)
         try:
             sample(sampler, policy, PLAIN)
         finally:
@@ -190,10 +196,6 @@ class _Work:
     def _eagerly(self) -> None:
         with uncompiled():
             self.run(self.subject)
-
-    @property
-    def _timer(self) -> Timer:
-        return CudaTimer(self.device, hot=True) if self.device.startswith("cuda") else host_timer
 
     # What came of it ------------------------------------------------------------------------------
 

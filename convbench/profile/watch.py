@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convbench.errors import STRANGERS_ERRORS
+from convbench.measure import CudaTimer, Timer, host_timer
 from convbench.profile.model import MIXED_LAYOUT, REPACK
 from convbench.profile.words import failure
 from convbench.spec import ConvSpec, Pass
@@ -57,6 +58,11 @@ def total(output: Any) -> torch.Tensor | None:
     """Sum of every floating tensor in an output that can be differentiated; None where there is none."""
     sums = [leaf.float().sum() for leaf in tensors(output) if leaf.requires_grad]
     return torch.stack(sums).sum() if sums else None
+
+
+def warm_timer(device: str) -> Timer:
+    """What times a step, or a call as it is: the caches are left alone."""
+    return CudaTimer(device, hot=True) if device.startswith("cuda") else host_timer
 
 
 def tensors(output: Any) -> list[torch.Tensor]:
