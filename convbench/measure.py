@@ -230,12 +230,17 @@ def measure(
     on_sample   told the seconds of each sample taken, for the progress bar
     """
     sampler = Sampler(calls, policy, timer, seed, on_sample)
-    samples, active = sampler.samples, set(calls)
+    sample(sampler, policy, reference)
+    return sampler.samples
+
+
+def sample(sampler: Sampler, policy: Policy, reference: str | None = None) -> None:
+    """The rounds of measure(); what an interrupt leaves behind is in the sampler."""
+    samples, active = sampler.samples, set(sampler.calls)
     while active:
-        partner = {name for name in calls if name == reference and _pairs(samples[name], policy)}
+        partner = {name for name in samples if name == reference and _pairs(samples[name], policy)}
         sampler.round(active | partner)
         active = {name for name in active if not _finished(samples[name], policy)}
-    return samples
 
 
 class Sampler:

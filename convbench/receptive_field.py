@@ -13,8 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from convbench.spec import ConvSpec, Pair, pair
+
+
+class Field(NamedTuple):
+    """A receptive field (height, width), and how many of its positions are read; None where that is not known."""
+
+    size: Pair
+    touched: int | None
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the field's positions that are read; below 1 there are gaps (gridding)."""
+        return None if self.touched is None else self.touched / prod(self.size)
+
+
+def largest(fields: Iterable[Field | None]) -> Field | None:
+    """Of the uses of one shape the one that reads farthest; None where none is known."""
+    return max(filter(None, fields), key=lambda field: field.size, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,14 @@ def _started(run_id: str) -> str:
         return ""
 
 
+def shape_columns(spec: ConvSpec) -> dict[str, Any]:
+    """The columns of a convolution: what spec_of reads, and its kind."""
+    pairs = {f"{name}_{axis}": getattr(spec, name)[i] for name in ("stride", "padding", "dilation", "output_padding")
+             for i, axis in enumerate("hw")}  # fmt: skip
+    return {"operator": spec.operator, "kind": spec.kind, "n": spec.n, "c": spec.c, "h": spec.h, "w": spec.w,
+            "k": spec.k, "r": spec.r, "s": spec.s, **pairs, "groups": spec.groups, "bias": spec.bias}  # fmt: skip
+
+
 def spec_of(row: Any) -> ConvSpec:
     """The convolution of a RecordedRow, or of anything with its columns. Raises InputError for one that cannot be."""
     return ConvSpec(

@@ -8,6 +8,7 @@ from convbench import count
 from convbench.case import Case
 from convbench.measure import Policy, Samples, interquartile_range, remarks, series_interval, speedup
 from convbench.plugin import Implementation, Kernel
+from convbench.records import shape_columns
 from convbench.results import Record, RecordedRow, Status
 from convbench.roofline import attainable
 from convbench.verify import Verification
@@ -64,17 +65,11 @@ def make_row(case: Case, cell: Cell, reference: Cell | None, record: Record, pol
 
 
 def _identity(case: Case, cell: Cell, record: Record) -> RecordedRow:
-    spec = case.spec
     return RecordedRow(
         run_id=record.run_id, machine=record.machine, device=case.device, suite=case.suite, case=case.name,
-        operator=spec.operator, kind=spec.kind, pass_=case.pass_, dtype=case.dtype, layout=cell.implementation.layout,
-        n=spec.n, c=spec.c, h=spec.h, w=spec.w, k=spec.k, r=spec.r, s=spec.s,
-        stride_h=spec.stride[0], stride_w=spec.stride[1], padding_h=spec.padding[0], padding_w=spec.padding[1],
-        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], groups=spec.groups,
-        output_padding_h=spec.output_padding[0], output_padding_w=spec.output_padding[1],
+        pass_=case.pass_, dtype=case.dtype, layout=cell.implementation.layout, **shape_columns(case.spec),
         implementation=cell.implementation.name, algorithm=cell.kernel.algorithm if cell.kernel else None,
-        status=cell.status, status_detail=cell.detail or None, compile_s=cell.compile_s,
-        count=case.count, bias=spec.bias,
+        status=cell.status, status_detail=cell.detail or None, compile_s=cell.compile_s, count=case.count,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ PAGE, CSV, MARKDOWN = "compare.html", "compare.csv", "compare.md"
         "convbench compare laptop/run.json server/results.csv",
         "convbench compare reports --out comparison",
         "convbench compare main.json 'nightly/*.json' --impl numba.auto --format markdown",
+        "convbench compare before/profile.json after/profile.json",
     )
 )
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...")
@@ -38,8 +39,15 @@ def command(records: tuple[str, ...], selection: Selection, out: Path | None, fo
 
     RECORD is a run.json, a results.csv, the folder of a run or of many, or a pattern; the first is the baseline.
     Ratios are baseline time / time: above 1 is faster than the baseline. Files that are no records are named and
-    left out. Exit code 3: no case in common.
+    left out. Exit code 3: no case in common. Instead of runs, the profile.json of `convbench profile` or their
+    folders: compared layer by layer, as before and after a change.
     """
+    from convbench.profile import compare as profiles
+
+    if profiles.named(records):
+        from convbench.cli.compare_profiles import show as show_profiles
+
+        return show_profiles(records, selection, out, format_, as_json)
     return show(records, selection, out, format_, as_json)
 
 

@@ -11,12 +11,14 @@ from convbench import count
 from convbench.case import Case
 from convbench.cli import common
 from convbench.plan import Selection, device_name, select_cases
+from convbench.receptive_field import Field
 from convbench.spec import Pair
 from convbench.suites import Suite, resolve
 
 SUMMED = ("macs", "valid_macs", "flops", "params", "bytes")
-_SHOWN = ("case", "pass", "kind", "count", "shape", *SUMMED[:2], *SUMMED[3:], "intensity", "receptive_field")
-_SPARE = ("kind", "intensity", "bytes", "valid_macs", "pass", "params", "receptive_field", "count", "shape")
+_SHOWN = ("case", "pass", "kind", "count", "shape", *SUMMED[:2], *SUMMED[3:], "intensity", "receptive_field",
+          "coverage")  # fmt: skip
+_SPARE = ("kind", "intensity", "bytes", "valid_macs", "pass", "params", "coverage", "receptive_field", "count", "shape")
 _TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
 
 
@@ -36,8 +38,11 @@ _TEXTS = ("case", "pass", "kind", "shape", "tool", "verdict")
 def command(selection: Selection, save_suite: Path | None, crosscheck: bool, as_json: bool) -> None:
     """What layers cost on paper: MACs, parameters, bytes.
 
-    Also intensity and receptive field; one line a layer, and the totals of each suite. 1 MAC = 2 FLOPs. Totals count
-    each layer as often as its network uses it.
+    Also intensity, receptive field, and coverage: the share of the field's pixels that are read, below 1 where dilation
+    leaves gaps. Both are exact along a sequential suite or a model's trace, the whole input after a mean over the
+    image, and empty where they are not known, as after an up-sampling.
+    One line a layer, and the totals of each suite. 1 MAC = 2 FLOPs. Totals count each layer as often as its network
+    uses it.
     """
     devices = list(dict.fromkeys(map(device_name, selection.devices or ("cpu",))))
     cases = select_cases(selection, common.DEFAULT_SUITE, "forward", devices)
@@ -65,8 +70,8 @@ def command(selection: Selection, save_suite: Path | None, crosscheck: bool, as_
         _print_checks(checks, notes)
 
 
-def count_row(case: Case, field: Pair | None) -> dict[str, Any]:
-    """One layer: the CSV's columns where it has them, and flops, intensity, receptive_field.
+def count_row(case: Case, field: Field | None) -> dict[str, Any]:
+    """One layer: the CSV's columns where it has them, and flops, intensity, receptive_field, coverage.
 
     A receptive field with two different sides is the pair (height, width).
     """
@@ -79,7 +84,8 @@ def count_row(case: Case, field: Pair | None) -> dict[str, Any]:
         **pairs, "groups": spec.groups, "p": spec.p, "q": spec.q, "count": case.count,
         "macs": count.macs(spec, case.pass_), "valid_macs": count.valid_macs(spec, case.pass_),
         "flops": count.flops(spec, case.pass_), "params": count.params(spec), "bytes": count.compulsory_bytes(case),
-        "intensity": count.intensity(case), "receptive_field": _square(field),
+        "intensity": count.intensity(case), "receptive_field": _square(field and field.size),
+        "coverage": field and field.coverage,
     }  # fmt: skip
 
 

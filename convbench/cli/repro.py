@@ -43,13 +43,14 @@ def command(
     layer or SUITE/LAYER. Prints old and new times side by side, and what
     differs in the environment. Exit code 4: a cell failed.
     """
+    from convbench.compare.environment import differences
     from convbench.results import FAILED_STATUSES, load
 
     old = load(record)
     wanted = {"pass_": pass_, "dtype": dtype, "device": device}
     old.rows = _rows(record, old, case, {name: value for name, value in wanted.items() if value}, impl)
     new = _repeat(record, old)
-    differing = _differences(record, old, new)
+    differing = differences((old, new))
     pairs = list(zip(old.rows, new.rows, strict=True))
     if as_json:
         changes = [{"name": d.name, "why": d.why, "old": d.values[0], "new": d.values[1]} for d in differing]
@@ -124,14 +125,6 @@ def _plan(old: Record, settings: dict[str, Any]) -> Plan:
     names = [row.implementation for row in old.rows]
     return Plan([_case(old.rows[0])], registry().select(names), settings["policy"], settings["threads"],
                 settings["seed"], frozenset(names), frozenset(old.settings.get("isolated", ())))  # fmt: skip
-
-
-def _differences(path: Path, old: Record, new: Record) -> list[Difference]:
-    from convbench.compare.environment import differences
-    from convbench.compare.sides import Side
-    from convbench.records import Stored
-
-    return differences([Side(Stored(path, each, "json"), each, old.rows[0].device) for each in (old, new)])
 
 
 def _print(pairs: list[tuple[RecordedRow, RecordedRow]], differing: list[Difference]) -> None:

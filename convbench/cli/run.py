@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Set
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -224,19 +223,13 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
-    interrupted, earlier, signals = False, record.warnings, list[int]()
-
-    def interrupt(number: int, frame: object) -> None:
-        signals.append(number)
-        raise KeyboardInterrupt
+    interrupted, earlier = False, record.warnings
 
     def noise() -> list[str]:
         return list(dict.fromkeys((*earlier, *warnings(before, snapshot()))))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     try:
-        with live(plan, done) as progress, closing(Isolated()) as worker:
+        with common.interrupts() as signals, live(plan, done) as progress, closing(Isolated()) as worker:
             execute(plan, record, progress, journal, done, noise, lambda: signals, worker)
         record.complete = True
     except KeyboardInterrupt:

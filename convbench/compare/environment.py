@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol
 
-from convbench.compare.sides import Side
-from convbench.results import Record
+from convbench.results import Environment
 
 SECTIONS = ("cpu", "memory", "gpu", "system", "versions", "variables", "load")
 
@@ -47,6 +46,14 @@ IGNORED = ("load *", "memory available_bytes", "cpu mhz_now", "settings selectio
            "gpu *used*", "gpu *power*")  # fmt: skip
 
 
+class Recorded(Protocol):
+    """What a record says of where and how it came to be: a run's, or a profile's."""
+
+    environment: Environment
+    settings: dict[str, Any]
+    convbench_version: str
+
+
 @dataclass(frozen=True)
 class Difference:
     """One fact that is not the same on all sides that know it."""
@@ -56,7 +63,7 @@ class Difference:
     values: list[Any]  # one for each side; None where it was not recorded
 
 
-def facts(record: Record) -> dict[str, Any]:
+def facts(record: Recorded) -> dict[str, Any]:
     """All that was recorded about the machine and the settings, flat: "cpu caches L1 bytes" -> 32768."""
     flat: dict[str, Any] = {}
     for name in SECTIONS:
@@ -79,9 +86,9 @@ def flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
         flat[name] = value
 
 
-def differences(sides: Sequence[Side]) -> list[Difference]:
-    """Facts that two sides disagree on, the gravest first."""
-    known = [facts(side.record) for side in sides]
+def differences(records: Iterable[Recorded]) -> list[Difference]:
+    """Facts that two records disagree on, the gravest first."""
+    known = [facts(record) for record in records]
     found = []
     for name in dict.fromkeys(name for each in known for name in each):
         values = [each.get(name) for each in known]

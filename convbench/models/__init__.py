@@ -52,6 +52,7 @@ def find(spec: str) -> tuple[ModuleType, Any]:
         if spec not in names():
             close = difflib.get_close_matches(spec, names(), n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = f"name what makes the model in it, such as {spec}:make; " if spec.endswith(".py") else hint
             raise InputError(f"--model {spec}: no such model; {hint}expected {_WAYS}; built in: {', '.join(names())}")
         place, factory = f"{__name__}.{spec}", spec
     module = _import(spec, place)

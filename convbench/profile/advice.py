@@ -6,9 +6,14 @@ alone, on paper, by roofline. What was tried and did not help is said too, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from math import log
 
-from convbench.profile.model import CALL, MIXED_LAYOUT, REPACK, Advice, LayerRow, Profile, Variant
+from convbench.profile.advice_changes import changed
+from convbench.profile.model import CALL, MIXED_LAYOUT, REPACK, Advice, Cliff, LayerRow, Profile
+from convbench.profile.words import ms, names, passes, ratio
+from convbench.records import spec_of
+from convbench.results import FAILED_STATUSES
 
 NOTABLE = 0.02  # share of the step below which a layer is not worth a word
 COLDER = 1.5  # inside the model over alone
@@ -19,67 +24,11 @@ SMALL_CONVOLUTIONS = 0.5  # share of the step below which other operators are na
 def advise(profile: Profile) -> list[Advice]:
     """Everything worth saying, what gains most first, then in the order of this list."""
     parts = (
-        _variants, _separable, _cliffs, _calls, _cold, _prepacked, _repacking, _denormals, _gridding, _others,
-        _compiled,
+        changed, _separable, _cliffs, _precision, _calls, _cold, _prepacked, _repacking, _denormals, _gridding,
+        _others, _compiled, _failed,
     )  # fmt: skip
     found = [advice for part in parts for advice in part(profile)]
     return sorted(found, key=lambda advice: -(advice.gain or 0.0))
-
-
-# Changes to the whole step ------------------------------------------------------------------------
-
-
-def _variants(profile: Profile) -> Iterator[Advice]:
-    for variant in profile.variants:
-        what, how, code = _described(variant)
-        if variant.speedup is None:
-            yield Advice(topic=_topic(variant), text=f"{what} was not measured: {variant.reason}")
-            continue
-        evidence = f"{_ratio(variant.speedup, variant.ci_low, variant.ci_high)}, measured on the whole step"
-        if variant.error:
-            evidence += f"; the output differs by {variant.error:.0e}"
-        if profile.warnings and _topic(variant) == "threads":  # busy neighbours slow many threads more than one
-            yield Advice(topic="threads", text=f"{what} gives {evidence}, while other work disturbed the machine: no "
-                         "advice; measure again when it is idle")  # fmt: skip
-        elif variant.ci_low and variant.ci_low > 1:
-            yield Advice(topic=_topic(variant), text=f"{what} makes the step faster: {evidence}. {how}", code=code,
-                         gain=variant.speedup)  # fmt: skip
-        elif variant.ci_high and variant.ci_high < 1:
-            yield Advice(topic=_topic(variant), text=f"{what} makes the step slower: {evidence}. Leave it")
-        else:
-            yield Advice(topic=_topic(variant), text=f"{what} makes no difference that can be told: {evidence}")
-
-
-def _topic(variant: Variant) -> str:
-    return variant.name.partition(" ")[0]
-
-
-def _described(variant: Variant) -> tuple[str, str, str]:
-    """(what was changed, how to do it, the code for it)."""
-    name, _, rest = variant.name.partition(" ")
-    if name == "kernels":
-        entries = "".join(f"    {key!r}: {value!r},\n" for key, value in variant.detail["use_kernels"].items())
-        code = f"KERNELS = {{\n{entries}}}\nwith convbench.use_kernels(KERNELS):\n    model(x)"
-        return "Swapping in the kernels that are fastest alone", "Run the model under convbench.use_kernels", code
-    return {
-        "channels_last": (
-            "The channels_last layout", "Convert model and inputs once",
-            "model = model.to(memory_format=torch.channels_last)\nx = x.to(memory_format=torch.channels_last)",
-        ),
-        "bfloat16": (
-            "bfloat16 by autocast", "Check the accuracy on your data",
-            "with torch.autocast(x.device.type, torch.bfloat16):\n    model(x)",
-        ),
-        "threads": (
-            "Running on one thread" if rest == "1" else f"Running on {rest} threads",
-            "Set it before the first operator, or OMP_NUM_THREADS in the environment",
-            f"torch.set_num_threads({rest})",
-        ),
-        "no": (
-            "Setting denormal weights to 0", "Do so after loading them, or let the processor do it",
-            "torch.set_flush_denormal(True)",
-        ),
-    }.get(name, (variant.name, "", ""))  # fmt: skip
 
 
 # Layers -------------------------------------------------------------------------------------------
@@ -90,7 +39,7 @@ def _separable(profile: Profile) -> Iterator[Advice]:
         roof = "" if pair.roofline is None else f", {pair.roofline:.2g}x by this machine's roofline"
         measured, then = "not measured", "It must be trained anew"
         if pair.measured is not None:
-            measured = f"{_ratio(pair.measured, pair.measured_low, pair.measured_high)} measured alone"
+            measured = f"{ratio(pair.measured, pair.measured_low, pair.measured_high)} measured alone"
         if pair.measured_high and pair.measured_high < 1:
             then = "Here it would be slower: leave it"
         more = f" and {pair.modules - 1} more of its shape" if pair.modules > 1 else ""
@@ -105,9 +54,36 @@ def _cliffs(profile: Profile) -> Iterator[Advice]:
     for cliff in profile.cliffs:
         yield Advice(
             topic="shape", layers=[cliff.case],
-            text=f"{cliff.case}: {cliff.c} -> {cliff.k} channels take longer than {cliff.more_c} -> {cliff.more_k}: "
-            f"{_ratio(cliff.speedup, cliff.ci_low, cliff.ci_high)} alone. Use the larger number",
+            text=f"{cliff.case}: {_change(cliff)}: {ratio(cliff.speedup, cliff.ci_low, cliff.ci_high)} alone. Use the "
+            "larger number",
         )  # fmt: skip
+
+
+def _change(cliff: Cliff) -> str:
+    if (cliff.h, cliff.w) != (cliff.more_h, cliff.more_w):
+        return f"{cliff.h}x{cliff.w} pixels take longer than {cliff.more_h}x{cliff.more_w}"
+    return f"{cliff.c} -> {cliff.k} channels take longer than {cliff.more_c} -> {cliff.more_k}"
+
+
+def _precision(profile: Profile) -> Iterator[Advice]:
+    rows = [row for row in profile.rows if row.lower_speedup and row.lower_speedup_ci_low]
+    gains = [row for row in rows if (row.lower_speedup_ci_low or 0) > COLDER]
+    losses = [row for row in rows if (row.lower_speedup_ci_high or 2) < 1 / COLDER]
+    for chosen, word, then in (
+        (gains, "faster", "Whether the whole step gains is measured by the autocast change; check the accuracy"),
+        (losses, "slower", "Leave them as they are"),
+    ):
+        if sum(row.share for row in chosen) >= NOTABLE:
+            most = max(chosen, key=lambda row: abs(log(row.lower_speedup or 1)))
+            yield Advice(
+                topic="precision", layers=names(chosen),
+                text=f"{passes(chosen)} {COLDER:g}x {word} or more alone in lower precision; most of all {most.case} "
+                f"{most.pass_}, {_lower(most)} in {most.lower_dtype} by {most.lower_implementation}. {then}",
+            )  # fmt: skip
+
+
+def _lower(row: LayerRow) -> str:
+    return ratio(row.lower_speedup or 1.0, row.lower_speedup_ci_low, row.lower_speedup_ci_high)
 
 
 def _calls(profile: Profile) -> Iterator[Advice]:
@@ -115,8 +91,8 @@ def _calls(profile: Profile) -> Iterator[Advice]:
     share = sum(row.share for row in rows)
     if share >= NOTABLE and profile.step.call_s:
         yield Advice(
-            topic="calls", layers=_names(rows),
-            text=f"{_count(rows)} smaller than a call of torch, {1e6 * profile.step.call_s:.0f} us here: their roof "
+            topic="calls", layers=names(rows),
+            text=f"{passes(rows)} smaller than a call of torch, {1e6 * profile.step.call_s:.0f} us here: their roof "
             f"allows less. Together they take {share:.0%} of the step. Batch more images, or capture the step "
             "(torch.compile with mode=\"reduce-overhead\" on a GPU)",
         )  # fmt: skip
@@ -129,12 +105,17 @@ def _cold(profile: Profile) -> Iterator[Advice]:
     if excess >= NOTABLE:
         worst = max(rows, key=lambda row: row.median_s / (row.isolated_s or row.median_s))
         yield Advice(
-            topic="cold", layers=_names(rows),
-            text=f"{_count(rows)} {COLDER:g}x slower or more inside the model than alone and warm, {excess:.0%} of the "
-            f"step in all; most of all {worst.case} {worst.pass_}, {_ms(worst.median_s)} against "
-            f"{_ms(worst.isolated_s)}. Alone, weights and input are in the caches and threads awake; in the model "
-            "other layers come between. Smaller batches, or fused operators (torch.compile), keep data near",
+            topic="cold", layers=names(rows),
+            text=f"{passes(rows)} {COLDER:g}x slower or more inside the model than alone and warm, {excess:.0%} of the "
+            f"step in all; most of all {worst.case} {worst.pass_}, {ms(worst.median_s)} against "
+            f"{ms(worst.isolated_s)}{_with_cold_weights(worst)}. Alone, weights and input are in the caches and "
+            "threads awake; in the model other layers come between. Smaller batches, or fused operators "
+            "(torch.compile), keep data near",
         )  # fmt: skip
+
+
+def _with_cold_weights(row: LayerRow) -> str:
+    return "" if row.cold_s is None else f", and {ms(row.cold_s)} alone with its weights out of the caches"
 
 
 def _colder(row: LayerRow) -> bool:
@@ -148,8 +129,8 @@ def _prepacked(profile: Profile) -> Iterator[Advice]:
     if sum(row.share for row in rows) >= NOTABLE:
         worst = max(rows, key=lambda row: row.share)
         yield Advice(
-            topic="packing", layers=_names(rows),
-            text=f"{_count(rows)} {COLDER:g}x faster or more alone with weights packed ahead ({worst.case} "
+            topic="packing", layers=names(rows),
+            text=f"{passes(rows)} {COLDER:g}x faster or more alone with weights packed ahead ({worst.case} "
             f"{worst.prepacked_speedup:.2g}x), which torch otherwise does at every call. For inference freeze it: "
             "`torch.compile` under `torch._inductor.config.freezing = True`, or channels_last",
         )  # fmt: skip
@@ -164,14 +145,14 @@ def _repacking(profile: Profile) -> Iterator[Advice]:
             continue
         yield Advice(
             topic="repacking",
-            text=f"{other.calls} {other.operator} a step take {_ms(other.step_s)}, {other.share:.1%} of it. Keep one "
+            text=f"{other.calls} {other.operator} a step take {ms(other.step_s)}, {other.share:.1%} of it. Keep one "
             "layout: convert the model and its input once, and avoid views that only one layout has",
         )  # fmt: skip
     mixed = [row for row in profile.rows if row.layout == MIXED_LAYOUT]
     if mixed:
         yield Advice(
-            topic="repacking", layers=_names(mixed),
-            text=f"{_count(mixed)} called with an NCHW input and channels_last weights: torch repacks the input inside "
+            topic="repacking", layers=names(mixed),
+            text=f"{passes(mixed)} called with an NCHW input and channels_last weights: torch repacks the input inside "
             "the call. Give the model a channels_last input",
         )  # fmt: skip
 
@@ -182,20 +163,26 @@ def _denormals(profile: Profile) -> Iterator[Advice]:
             worst = max(found, key=lambda name: found[name])
             yield Advice(
                 topic="denormals", layers=list(found),
-                text=f"Denormal numbers in the {what} of {len(found)} layers, most in {worst} ({found[worst]:,}): "
-                "many processors take a hundred cycles for each. `torch.set_flush_denormal(True)` before the first "
+                text=f"Denormal numbers in the {what} of {len(found)} layer{'s' * (len(found) > 1)}, most in {worst} "
+                f"({found[worst]:,}): many processors take a hundred cycles for each. "
+                "`torch.set_flush_denormal(True)` before the first "
                 "operator, or weights below the smallest normal number set to 0",
             )  # fmt: skip
 
 
 def _gridding(profile: Profile) -> Iterator[Advice]:
+    read = {row.case: row.coverage for row in profile.rows}
     for chain in profile.facts.gridding:
-        names = ", ".join(f"{name} (d{rate})" for name, rate in chain)
+        names = ", ".join(f"{name} (d{rate})" for name, rate in chain.layers)
+        of_input = read.get(chain.layers[-1][0])
+        pixels = (
+            "" if of_input is None else f", with what is before them {of_input:.0%} of the input's pixels in theirs"
+        )
         yield Advice(
-            topic="gridding", layers=[name for name, _ in chain],
-            text=f"Gridding: {names} follow each other with rates that share a factor, so that neighbouring outputs "
-            "read different pixels and never the same. Use rates without a common factor, such as 1, 2, 5, or end with "
-            "an undilated layer (Wang et al. 2018)",
+            topic="gridding", layers=[name for name, _ in chain.layers],
+            text=f"Gridding: {names} follow each other with rates that share a factor: together they read "
+            f"{chain.coverage:.0%} of the positions in their window{pixels}, and neighbouring outputs never the same. "
+            "Use rates without a common factor, such as 1, 2, 5, or end with an undilated layer (Wang et al. 2018)",
         )  # fmt: skip
 
 
@@ -210,30 +197,24 @@ def _others(profile: Profile) -> Iterator[Advice]:
         )  # fmt: skip
 
 
+def _failed(profile: Profile) -> Iterator[Advice]:
+    """What did not compute a layer, or not rightly: it takes no part in anything above."""
+    failed = [row for row in profile.isolated if row.status in FAILED_STATUSES]
+    for row in failed[:MOST_NAMED]:
+        yield Advice(
+            topic="verification", layers=[row.case],
+            text=f"{row.implementation} failed alone on {row.case}, {row.pass_}, {row.dtype} ({spec_of(row)}): "
+            f"{row.status}: {(row.status_detail or 'no reason given').partition('; to reproduce')[0]}",
+        )  # fmt: skip
+    if len(failed) > MOST_NAMED:
+        yield Advice(topic="verification", text=f"{len(failed) - MOST_NAMED} more failures are in profile.json")
+
+
 def _compiled(profile: Profile) -> Iterator[Advice]:
     step = profile.step
     if step.compiled:
         yield Advice(
             topic="compiled",
-            text=f"The model uses torch.compile: {_ms(step.median_s)} a step, {_ms(step.eager_s)} without. Layers are "
+            text=f"The model uses torch.compile: {ms(step.median_s)} a step, {ms(step.eager_s)} without. Layers are "
             "timed in the step without, for compiled code does not show them",
         )  # fmt: skip
-
-
-# Words --------------------------------------------------------------------------------------------
-
-
-def _ratio(value: float, low: float | None, high: float | None) -> str:
-    return f"{value:.2f}x" + (f" ({low:.2f} - {high:.2f})" if low and high else "")
-
-
-def _ms(seconds: float | None) -> str:
-    return f"{1e3 * (seconds or 0.0):.3g} ms"
-
-
-def _count(rows: Sequence[LayerRow]) -> str:
-    return "One pass of a layer is" if len(rows) == 1 else f"{len(rows)} passes of layers are"
-
-
-def _names(rows: Sequence[LayerRow]) -> list[str]:
-    return list(dict.fromkeys(row.case for row in sorted(rows, key=lambda row: -row.share)))

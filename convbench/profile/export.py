@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,18 +14,24 @@ from convbench.report import text
 from convbench.report.markdown import escape, table
 from convbench.results import SCHEMA_VERSION, csv_text
 
+if TYPE_CHECKING:
+    from convbench.profile.session import Outcome
+
 COLUMNS = tuple(field.encode_name for field in msgspec.structs.fields(LayerRow))
 ROW_OF = {"forward": 1, "data_gradient": 2, "weight_gradient": 3}  # lines of the trace; operators are the first
 
 
-def contents(found: Profile, events: Sequence[Event], warn: Callable[[str], object]) -> dict[str, bytes]:
+def contents(outcome: Outcome, warn: Callable[[str], object]) -> dict[str, bytes]:
     """File name -> what is in it. Without the page, said through ``warn``, where no charts library is installed."""
+    found = outcome.found
     files = {
         "profile.json": msgspec.json.format(msgspec.json.encode(document(found)), indent=1),
         "profile.csv": to_csv(found.rows).encode("utf-8", "replace"),
         "profile.md": markdown(found).encode("utf-8", "replace"),
-        "trace.json": msgspec.json.encode(trace(events, found.step.model)),
+        "trace.json": msgspec.json.encode(trace(outcome.events, found.step.model)),
     }
+    if outcome.profiled.trace:
+        files["torch_trace.json"] = outcome.profiled.trace
     try:
         from convbench.profile.page import page
 
@@ -98,5 +104,6 @@ def markdown(found: Profile) -> str:
         "### Layers",
         table(HEADINGS, map(line, ordered)),
         *(["### Disturbed", "\n".join(f"- {escape(warning)}" for warning in found.warnings)] if found.warnings else []),
+        *(["### Interrupted, and not measured", escape(", ".join(found.missing))] if found.missing else []),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

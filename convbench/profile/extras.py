@@ -1,15 +1,18 @@
-"""What else is measured alone for advice: separable pairs for dense layers, channels rounded up, a bare call."""
+"""What else is measured alone for advice: separable pairs, rounder shapes, lower precision, a bare call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
 from convbench import count
-from convbench.case import Case
-from convbench.measure import CudaTimer, Policy, host_timer, measure, median_interval
+from convbench.case import Case, DType
+from convbench.measure import Policy, measure, median_interval
 from convbench.profile.layers import interval
 from convbench.profile.model import Cliff, LayerRow, Separable
+from convbench.profile.watch import warm_timer
 from convbench.ratios import quotient
 from convbench.records import spec_of
 from convbench.registry import CHANNELS_LAST, REFERENCE
@@ -18,9 +21,10 @@ from convbench.savings import analyse, quartets
 from convbench.savings.analysis import roof
 from convbench.spec import ConvSpec
 
-MOST_MEASURED = 2  # dense layers whose pair is measured, and layers whose channels are rounded up; the longest first
+MOST_MEASURED = 2  # dense layers whose pair is measured, and layers of each kind of uneven shape; the longest first
 DENSE = ("standard", "dilated")
 EVEN = 16  # channels that vector units and tensor cores like: a multiple of it
+EVEN_SIZE = 8  # pixels, of height and width
 FEW_CHANNELS = 4  # images: nobody would pad these
 
 
@@ -29,14 +33,25 @@ def pair_cases(rows: Sequence[LayerRow]) -> list[Case]:
     return quartets(_case(row) for row in _dense(rows)[:MOST_MEASURED])
 
 
-def cliff_cases(rows: Sequence[LayerRow]) -> list[Case]:
-    """Forward layers with uneven channels that take the longest, with their channels rounded up."""
-    uneven = [row for row in _forward(rows) if _rounded(row) != (row.c, row.k)]
-    return [_even(row) for row in uneven[:MOST_MEASURED]]
+def neighbour_cases(rows: Sequence[LayerRow]) -> list[Case]:
+    """The longest forward layers with uneven channels, with these rounded up; and the same of height and width."""
+    layers = _forward(rows)
+    return [case for rounded in NEIGHBOURS for case in list(filter(None, map(rounded, layers)))[:MOST_MEASURED]]
+
+
+def lower_cases(rows: Sequence[LayerRow]) -> list[Case]:
+    """Every float32 layer and pass in the types that take half the room, each shape once."""
+    cases = {(_spec(row), row.pass_): row for row in rows if row.dtype == "float32"}.values()
+    return [replace(_case(row), pass_=row.pass_, dtype=dtype) for row in cases for dtype in _lower(row.device)]
+
+
+def _lower(device: str) -> tuple[DType, ...]:
+    return ("bfloat16", "float16") if device.startswith("cuda") else ("bfloat16",)
 
 
 def separables(rows: Sequence[LayerRow], record: Record) -> list[Separable]:
     """Every dense forward layer against its pair; measured where the record holds the pair."""
+    record = msgspec.structs.replace(record, rows=[row for row in record.rows if row.dtype == rows[0].dtype])
     names: dict[ConvSpec, str] = {}  # in the record: those of the first module of a shape
     for row in record.rows:
         names.setdefault(spec_of(row), row.case)
@@ -57,18 +72,23 @@ def separables(rows: Sequence[LayerRow], record: Record) -> list[Separable]:
 
 
 def cliffs(rows: Sequence[LayerRow], alone: Sequence[RecordedRow]) -> list[Cliff]:
-    """Layers that are faster with more channels, by the whole interval."""
-    timed = {(spec_of(r), r.implementation): r for r in alone if r.pass_ == "forward" and r.median_s}
+    """Layers that are faster with more channels or pixels, by the whole interval."""
+    timed: dict[tuple, RecordedRow] = {}
+    for row in alone:
+        if row.pass_ == "forward" and row.median_s:
+            timed[spec_of(row), row.dtype, row.implementation] = row
     found = []
-    for row in _forward(rows):
-        name = CHANNELS_LAST if row.layout == "channels_last" else REFERENCE
-        own, more = timed.get((_spec(row), name)), timed.get((_even(row).spec, name))
-        if own is None or more is None or own is more:
-            continue
-        gain = quotient(interval(own), interval(more))
-        if gain.low and gain.low > 1:
-            found.append(Cliff(case=row.case, c=row.c, k=row.k, more_c=more.c, more_k=more.k, speedup=gain.value,
-                               ci_low=gain.low, ci_high=gain.high))  # fmt: skip
+    for layer in _forward(rows):
+        name = CHANNELS_LAST if layer.layout == "channels_last" else REFERENCE
+        own = timed.get((_spec(layer), layer.dtype, name))
+        for case in filter(None, (rounded(layer) for rounded in NEIGHBOURS)):
+            more = timed.get((case.spec, layer.dtype, name))
+            gain = quotient(interval(own), interval(more)) if own and more else None
+            if more and gain and gain.low and gain.low > 1:
+                found.append(Cliff(
+                    case=layer.case, c=layer.c, h=layer.h, w=layer.w, k=layer.k, more_c=more.c, more_h=more.h,
+                    more_w=more.w, more_k=more.k, speedup=gain.value, ci_low=gain.low, ci_high=gain.high,
+                ))  # fmt: skip
     return found
 
 
@@ -77,9 +97,8 @@ def call_seconds(device: str) -> float:
     import torch
 
     x = torch.ones(1, 1, 1, 1, device=device)
-    timer = CudaTimer(device, hot=True) if device.startswith("cuda") else host_timer
     with torch.inference_mode():
-        samples = measure({"call": lambda: torch.conv2d(x, x)}, Policy(0.05, 0.1), timer=timer)
+        samples = measure({"call": lambda: torch.conv2d(x, x)}, Policy(0.05, 0.1), timer=warm_timer(device))
     return median_interval(samples["call"].seconds).value
 
 
@@ -105,16 +124,25 @@ def _case(row: LayerRow) -> Case:
     return Case(_spec(row), "forward", row.dtype, row.device, "model", row.case)  # type: ignore[arg-type]
 
 
-def _rounded(row: LayerRow) -> tuple[int, int]:
+def _even_channels(row: LayerRow) -> Case | None:
+    """None where they are even, or grouped."""
     if row.groups > 1:
-        return row.c, row.k
-    return tuple(-(-n // EVEN) * EVEN if n > FEW_CHANNELS else n for n in (row.c, row.k))  # type: ignore[return-value]
-
-
-def _even(row: LayerRow) -> Case:
-    c, k = _rounded(row)
+        return None
+    c, k = (-(-n // EVEN) * EVEN if n > FEW_CHANNELS else n for n in (row.c, row.k))
     case = _case(row)
-    return replace(case, spec=replace(case.spec, c=c, k=k), name=f"{row.case}.even")
+    even = replace(case, spec=replace(case.spec, c=c, k=k), name=f"{row.case}.even_channels")
+    return even if even.spec != case.spec else None
+
+
+def _even_size(row: LayerRow) -> Case | None:
+    """None where it is even."""
+    h, w = (-(-n // EVEN_SIZE) * EVEN_SIZE for n in (row.h, row.w))
+    case = _case(row)
+    even = replace(case, spec=replace(case.spec, h=h, w=w), name=f"{row.case}.even_size")
+    return even if even.spec != case.spec else None
+
+
+NEIGHBOURS = (_even_channels, _even_size)
 
 
 def _least(spec: ConvSpec, row: LayerRow, record: Record, pair: tuple[ConvSpec, ...]) -> float | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from convbench.profile.model import Facts
-from convbench.profile.watch import Seen
+from convbench.profile.look import Seen
+from convbench.profile.model import Facts, Gridding
+from convbench.receptive_field import Window, coverage
 
 
 def facts_of(seen: Sequence[Seen]) -> Facts:
@@ -20,25 +21,29 @@ def facts_of(seen: Sequence[Seen]) -> Facts:
     return Facts(weight_denormals=weights, input_denormals=inputs, gridding=gridding(seen))
 
 
-def gridding(seen: Sequence[Seen]) -> list[list[tuple[str, int]]]:
-    """Chains of successive dilated layers whose rates share a factor: together they read only every so many pixels.
+def gridding(seen: Sequence[Seen]) -> list[Gridding]:
+    """Chains of dilated layers, each on the last, whose rates share a factor: they read only every so many pixels.
 
     Wang et al., Understanding Convolution for Semantic Segmentation, WACV 2018, Section 3.2. A 1x1 layer between them
     changes nothing; branches on one input (ASPP) are no chain.
     """
-    chains: list[list[tuple[str, int]]] = []
-    chain: list[tuple[str, int]] = []
-    factor = 0
+    ends: list[tuple[tuple[Seen, ...], int]] = []  # of each call: the chain that it ends, and the rates' common factor
     for call in seen:
+        chain, factor = ends[call.before] if call.before is not None else ((), 0)
         spec = call.layer.spec
-        rate = max(spec.dilation)
-        if (spec.r, spec.s) == (1, 1) and not call.again:
-            continue
-        shared = gcd(factor, rate)
-        if call.again or shared == 1 or spec.is_transposed or max(spec.stride) > 1:
-            chains.append(chain)
-            chain, shared = [], rate
-        if rate > 1 and not spec.is_transposed:
-            chain.append((call.layer.name, rate))
-        factor = shared if chain else 0
-    return [chain for chain in (*chains, chain) if len(chain) > 1]
+        if (spec.r, spec.s) != (1, 1):
+            rate = max(spec.dilation)
+            factor = gcd(factor, rate)
+            if factor == 1 or spec.is_transposed or max(spec.stride) > 1:
+                chain, factor = (), rate
+            dilated = rate > 1 and not spec.is_transposed
+            chain, factor = ((*chain, call), factor) if dilated else ((), 0)
+        ends.append((chain, factor))
+    chains = list(dict.fromkeys(chain for chain, _ in ends if len(chain) > 1))
+    return [_gridding(chain) for chain in chains if not any(chain == other[: len(chain)] != other for other in chains)]
+
+
+def _gridding(chain: Sequence[Seen]) -> Gridding:
+    touched, positions = coverage([Window.of(call.layer.spec) for call in chain])
+    layers = [(call.layer.name, max(call.layer.spec.dilation)) for call in chain]
+    return Gridding(layers=layers, coverage=touched / positions)

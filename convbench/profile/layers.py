@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, get_args
 
 from convbench import count
 from convbench.case import Case, DType
 from convbench.measure import Interval, median_interval
-from convbench.profile.model import CALL, LayerRow, OtherOperator
+from convbench.profile.look import Seen
+from convbench.profile.model import CALL, PACKING, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer
 from convbench.ratios import quotient
-from convbench.records import spec_of
+from convbench.receptive_field import Field, largest
+from convbench.records import shape_columns, spec_of
 from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Peak, RecordedRow
 from convbench.roofline import attainable
 
 WORTH_SWAPPING = 1.05  # alone, by the lower end of the interval: less does not survive the model
+MOSTLY_PACKING = 2.0  # over the time with weights packed ahead
+MAIN = 0.95  # of the time; what is left is timed by torch alone
 PREPACKED = "prepacked"  # in the name of what a user must prepare between calls (convbench.plugin)
 
 
@@ -29,6 +34,15 @@ def cases(layers: Iterable[Layer], device: str) -> list[Case]:
             case = Case(layer.spec, layer.pass_, layer.dtype, device, "model", layer.name)  # type: ignore[arg-type]
             found.setdefault(_key(case), case)
     return list(found.values())
+
+
+def longest_first(events: Sequence[Event]) -> tuple[list[Layer], list[Layer]]:
+    """The layers and passes that together take MAIN of a step's convolutions, the longest first; and the rest."""
+    seconds = {what: values[0] for what, (_, values) in sums([events]).items() if isinstance(what, Layer)}
+    ordered = sorted(seconds, key=lambda layer: -seconds[layer])
+    shares = accumulate(seconds[layer] / sum(seconds.values()) for layer in ordered)
+    main = 1 + sum(share < MAIN for share in shares)
+    return ordered[:main], ordered[main:]
 
 
 def sums(steps: Sequence[Sequence[Event]]) -> dict[Layer | str, tuple[int, list[float]]]:
@@ -58,10 +72,20 @@ def rows(
         timed[spec_of(row), row.pass_, row.dtype].append(row)
     return [
         _row(what, calls, median_interval(seconds), step_s, device, peaks, call_s,
-             timed[what.spec, what.pass_, what.dtype])
+             timed[what.spec, what.pass_, what.dtype], _lower(timed, what))
         for what, (calls, seconds) in sums(steps).items()
         if isinstance(what, Layer)
     ]  # fmt: skip
+
+
+def add_fields(found: Sequence[LayerRow], seen: Iterable[Seen]) -> None:
+    """The receptive field of each row's layer, of the call that reads farthest."""
+    fields: dict[tuple, list[Field | None]] = defaultdict(list)
+    for call in seen:
+        fields[call.layer.name, call.layer.spec].append(call.field)
+    for row in found:
+        if field := largest(fields[row.case, spec_of(row)]):
+            (row.receptive_field_h, row.receptive_field_w), row.coverage = field.size, field.coverage
 
 
 def operators(steps: Sequence[Sequence[Event]], step_s: float) -> list[OtherOperator]:
@@ -90,18 +114,15 @@ def totals(found: Sequence[LayerRow]) -> dict[str, Any]:
 
 def _row(
     layer: Layer, calls: int, step: Interval, step_s: float, device: str, peaks: list[Peak], call_s: float | None,
-    alone: list[RecordedRow],
+    alone: list[RecordedRow], lower: list[RecordedRow],
 ) -> LayerRow:  # fmt: skip
     spec, case = layer.spec, Case(layer.spec, layer.pass_, device=device)
     bytes_ = count.compulsory_bytes(case) * _item_bytes(layer.dtype) // _item_bytes("float32")
     macs, valid = count.macs(spec, layer.pass_), count.valid_macs(spec, layer.pass_)
     seconds = step.value / calls
     row = LayerRow(
-        case=layer.name, operator=spec.operator, kind=spec.kind, pass_=layer.pass_, dtype=layer.dtype, device=device,
-        layout=layer.layout, n=spec.n, c=spec.c, h=spec.h, w=spec.w, k=spec.k, r=spec.r, s=spec.s,
-        stride_h=spec.stride[0], stride_w=spec.stride[1], padding_h=spec.padding[0], padding_w=spec.padding[1],
-        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], groups=spec.groups,
-        output_padding_h=spec.output_padding[0], output_padding_w=spec.output_padding[1], bias=spec.bias, calls=calls,
+        case=layer.name, pass_=layer.pass_, dtype=layer.dtype, device=device, layout=layer.layout,
+        **shape_columns(spec), calls=calls,
         params=count.params(spec), macs=macs, valid_macs=valid, bytes=bytes_, intensity=2 * valid / bytes_,
         median_s=seconds, ci_low_s=step.low and step.low / calls, ci_high_s=step.high and step.high / calls,
         step_s=step.value, share=step.value / step_s, gflops=2 * macs / seconds / 1e9,
@@ -109,7 +130,14 @@ def _row(
     )  # fmt: skip
     _add_roof(row, peaks, call_s)
     _add_alone(row, alone)
+    _add_lower(row, lower)
     return row
+
+
+def _lower(timed: dict[tuple, list[RecordedRow]], layer: Layer) -> list[RecordedRow]:
+    """The same layer and pass in types of half its precision."""
+    halves = ("bfloat16", "float16") if layer.dtype == "float32" else ()
+    return [row for dtype in halves for row in timed[layer.spec, layer.pass_, dtype] if row.median_s]
 
 
 def _item_bytes(dtype: str) -> int:
@@ -144,7 +172,20 @@ def _add_alone(row: LayerRow, alone: list[RecordedRow]) -> None:
         row.swap_implementation = same.implementation
     packed = [other for name, other in timed.items() if PREPACKED in name]
     if packed:
-        row.prepacked_speedup = max(quotient(interval(own), interval(other)).value for other in packed)
+        gain = max(quotient(interval(own), interval(other)) for other in packed)
+        row.prepacked_speedup = gain.value
+        if row.bound != CALL and (gain.low or 0.0) > MOSTLY_PACKING:
+            row.bound = PACKING
+
+
+def _add_lower(row: LayerRow, lower: list[RecordedRow]) -> None:
+    swappable = [other for other in lower if PREPACKED not in other.implementation]
+    if not (swappable and row.isolated_s):
+        return
+    best = min(swappable, key=_seconds)
+    gain = quotient(Interval(row.isolated_s, row.isolated_low_s, row.isolated_high_s), interval(best))
+    row.lower_dtype, row.lower_implementation, row.lower_s = best.dtype, best.implementation, best.median_s
+    row.lower_speedup, row.lower_speedup_ci_low, row.lower_speedup_ci_high = gain
 
 
 def _seconds(row: RecordedRow) -> float:
@@ -155,6 +196,11 @@ def interval(row: RecordedRow) -> Interval:
     """The time of a timed row."""
     assert row.median_s
     return Interval(row.median_s, row.ci_low_s, row.ci_high_s)
+
+
+def same(one: Case, other: Case) -> bool:
+    """Whether two cases are the same computation, whatever their names."""
+    return _key(one) == _key(other)
 
 
 def _key(case: Case) -> tuple:

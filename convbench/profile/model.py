@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from msgspec import Struct, field
 
-from convbench.results import Peak, RecordedRow, about
+from convbench.results import Environment, Peak, RecordedRow, about
 from convbench.spec import Kind, Operator, Pass
 
 CALL = "call"  # bound: the roof allows less time than a call costs
+PACKING = "packing"  # bound: alone, packing the weights takes more than half the time
 REPACK = "repack"  # what a copy into another memory format is called among the operators
 MIXED_LAYOUT = "nchw, weights channels_last"
 
@@ -27,6 +28,11 @@ class LayerRow(Struct, kw_only=True):
     dtype: str
     device: str
     layout: Annotated[str, about("memory format of its input in the model")]
+    receptive_field_h: Annotated[int | None, about("input rows that an output reads within; empty where unknown")] = (
+        None
+    )
+    receptive_field_w: Annotated[int | None, about("the same of columns")] = None
+    coverage: Annotated[float | None, about("share of the pixels of its receptive field that are read")] = None
     n: int
     c: int
     h: int
@@ -61,11 +67,14 @@ class LayerRow(Struct, kw_only=True):
     roofline_fraction: float | None = None
     bound: Annotated[
         str | None,
-        about("what limits it: compute, a memory level, or call (the roof allows less than a call costs)"),
+        about("compute, a memory level, call (the roof allows less than a call costs), or packing of the weights"),
     ] = None
     isolated_s: Annotated[float | None, about("the same call alone and warm, in its layout, by torch", "s")] = None
     isolated_low_s: float | None = None
     isolated_high_s: float | None = None
+    cold_s: Annotated[float | None, about("the same alone, its weights out of the caches", "s")] = None
+    cold_low_s: float | None = None
+    cold_high_s: float | None = None
     best_implementation: Annotated[str | None, about("fastest verified implementation, alone")] = None
     best_algorithm: str | None = None
     best_layout: str | None = None
@@ -73,6 +82,12 @@ class LayerRow(Struct, kw_only=True):
     best_speedup: Annotated[float | None, about("isolated_s / best_s")] = None
     best_speedup_ci_low: float | None = None
     best_speedup_ci_high: float | None = None
+    lower_dtype: Annotated[str | None, about("lower precision in which the layer is fastest, alone")] = None
+    lower_implementation: Annotated[str | None, about("fastest verified implementation in it")] = None
+    lower_s: float | None = None
+    lower_speedup: Annotated[float | None, about("isolated_s / lower_s")] = None
+    lower_speedup_ci_low: float | None = None
+    lower_speedup_ci_high: float | None = None
     swap_implementation: Annotated[
         str | None,
         about("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels"),
@@ -90,6 +105,9 @@ class OtherOperator(Struct, kw_only=True):
     calls: int
     step_s: float
     share: float
+    profiler_s: Annotated[
+        float | None, about("the same by torch.profiler, nobody watching; empty where unknown", "s")
+    ] = None
 
 
 class Variant(Struct, kw_only=True):
@@ -126,8 +144,20 @@ class Step(Struct, kw_only=True):
     distortion_ci_high: float | None = None
     convolutions_s: Annotated[float, about("sum of all rows' step_s", "s")]
     convolutions_share: Annotated[float, about("convolutions_s / eager_s")]
+    profiler_convolutions_s: Annotated[float | None, about("all convolutions by torch.profiler", "s")] = None
+    profiler_reason: Annotated[str, about("why torch.profiler says nothing")] = ""
     call_s: Annotated[float | None, about("a convolution of one number: what a call costs here", "s")] = None
     operators: list[OtherOperator] = []
+
+
+class Count(Struct, kw_only=True):
+    """Multiply-accumulates of the step's convolutions by another tool, and whether it agrees."""
+
+    tool: str
+    what: str
+    ours_macs: int | None = None
+    theirs_macs: int | None = None
+    verdict: str
 
 
 class Separable(Struct, kw_only=True):
@@ -144,16 +174,27 @@ class Separable(Struct, kw_only=True):
 
 
 class Cliff(Struct, kw_only=True):
-    """The same layer with channels rounded up: less time for more work. Forward, alone, by torch."""
+    """The same layer with channels, or height and width, rounded up: less time for more work. Forward, alone."""
 
     case: str
     c: int
+    h: int
+    w: int
     k: int
     more_c: int
+    more_h: int
+    more_w: int
     more_k: int
     speedup: float
     ci_low: float | None = None
     ci_high: float | None = None
+
+
+class Gridding(Struct, kw_only=True):
+    """Successive dilated layers whose rates share a factor."""
+
+    layers: Annotated[list[tuple[str, int]], about("name and dilation of each")]
+    coverage: Annotated[float, about("share of the positions of their common window that they read")]
 
 
 class Facts(Struct, kw_only=True, frozen=True):
@@ -161,7 +202,7 @@ class Facts(Struct, kw_only=True, frozen=True):
 
     weight_denormals: dict[str, int] = {}
     input_denormals: dict[str, int] = {}
-    gridding: Annotated[list[list[tuple[str, int]]], about("successive dilated layers whose rates share a factor")] = []
+    gridding: list[Gridding] = []
 
 
 class Advice(Struct, kw_only=True):
@@ -181,8 +222,12 @@ class Profile(Struct, kw_only=True):
     machine: str
     started: str
     convbench_version: str
+    environment: Environment = field(default_factory=lambda: Environment(machine=""))
+    settings: dict[str, Any] = {}
     step: Step
+    missing: Annotated[list[str], about("what an interrupt left unmeasured")] = []
     totals: dict[str, Any] = {}
+    counts: list[Count] = []
     advice: list[Advice] = []
     variants: list[Variant] = []
     separable: list[Separable] = []

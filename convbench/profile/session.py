@@ -1,171 +1,249 @@
-"""The profile of one model: look, measure alone, try changes, and time the step with and without watching."""
+"""The profile of one model: look, measure alone, try changes, and time the step with and without watching.
+
+An interrupt ends it early with all that is there; what is missing then is named.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from convbench import __version__
-from convbench.case import Case
 from convbench.machine.noise import snapshot, warnings
-from convbench.measure import CudaTimer, Interval, Policy, Samples, Timer, host_timer, measure, median_interval, speedup
-from convbench.plugin import Implementation
+from convbench.measure import Interval, Policy, Sampler, Samples, median_interval, sample, speedup
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
+from convbench.profile.cold import Cold, key, measure_cold
+from convbench.profile.counts import counts
 from convbench.profile.facts import facts_of
+from convbench.profile.look import Seen, inspect
 from convbench.profile.model import LayerRow, Profile, Step
-from convbench.profile.variants import Trial, attempt, changes, without_denormals
-from convbench.profile.watch import Event, Layer, Watch, forward, inspect, training, why_no_backward
+from convbench.profile.options import Options
+from convbench.profile.profiler import Profiled, profiled
+from convbench.profile.variants import Trial, attempt, changes, denormals_gone
+from convbench.profile.watch import (
+    Event,
+    Layer,
+    Watch,
+    compiled_frames,
+    forward,
+    training,
+    warm_timer,
+    why_no_backward,
+)
 from convbench.records import spec_of
-from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
-from convbench.spec import Pass
 from convbench.suites.traced import Subject, no_convolution, uncompiled
 
 PLAIN, EAGER, WATCHED = "the step", "the step, eager", "the step, watched"
 STEP_PRECISION = 0.01
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to measure.
-
-    passes          what of the step is wanted: forward alone leaves the backward pass out
-    cell_s          most seconds of samples for one implementation of one layer alone, and ...
-    alone_s         ... for all of them together, so that the default stays near a minute
-    step_s          most seconds of samples for the step, and for the step under each change
-    usual_threads   what the user's torch takes without being told
-    """
-
-    passes: tuple[Pass, ...]
-    implementations: list[Implementation]
-    threads: int
-    usual_threads: int
-    cell_s: float = 0.15
-    alone_s: float = 15.0
-    step_s: float = 2.0
-    seed: int = 0
+FIRST_STEPS = (
+    7  # rounds, timed before anything else, for changes to be held against, and for a profile that is interrupted
+)
 
 
 Live = Callable[[Plan], AbstractContextManager[Progress]]
 Say = Callable[[str], object]
 
 
-def profile(subject: Subject, device: str, options: Options, live: Live, say: Say) -> tuple[Profile, list[Event]]:
-    """The profile, and the events of the last watched step for a trace.
+@dataclass(frozen=True)
+class Outcome:
+    """The profile, the events of the last watched step, and what torch.profiler saw of a few."""
+
+    found: Profile
+    events: list[Event]
+    profiled: Profiled
+
+
+def profile(subject: Subject, device: str, options: Options, live: Live, say: Say) -> Outcome:
+    """Profile a model.
 
     live shows the progress of what is measured alone, say one line about what comes next.
     Raises InputError for a model that fails, or in which no two-dimensional convolution runs.
     """
-    before, frames = snapshot(), _compiled_frames()
+    before, frames = snapshot(), compiled_frames()
     forward(subject)
-    compiled = _compiled_frames() > frames
+    compiled = compiled_frames() > frames
     reason = "" if options.passes == ("forward",) else why_no_backward(subject)
     run = training if options.passes != ("forward",) and not reason else forward
     watch = Watch(subject, run, device)
     watch()
-    seen = [event.what for event in watch.steps[-1] if isinstance(event.what, Layer)]
-    if not seen:
+    if not any(isinstance(event.what, Layer) for event in watch.steps[-1]):
         raise no_convolution(subject)
-    facts = facts_of(inspect(subject))
     watch()  # the first one was cold
-    record = _alone(layers.cases((layer for layer in seen if layer.pass_ in options.passes), device), options, live)
-    call_s = extras.call_seconds(device)
-    first = layers.rows(watch.steps[-1:], 1.0, device, record.peaks, call_s, record.rows)
-    _more(first, options, record, live)
-    say("Timing the step, as it is and under changes ...")
-    trials, samples = _steps(subject, run, watch, first, options, device, compiled, bool(facts.weight_denormals))
-    watched = samples[WATCHED]
-    steps = watch.steps[-len(watched.seconds) * watched.calls_per_sample :]
-    eager_s = median_interval(samples[EAGER if compiled else PLAIN].seconds).value
-    rows = layers.rows(steps, eager_s, device, record.peaks, call_s, record.rows)
-    step = _step(subject, device, run, reason, compiled, options, samples, rows)
-    step.call_s, step.operators = call_s, layers.operators(steps, eager_s)
-    found = Profile(
-        run_id=record.run_id, machine=record.machine, started=record.started, convbench_version=__version__, step=step,
-        totals=layers.totals(rows), variants=[trial.outcome(samples, PLAIN) for trial in trials],
-        separable=extras.separables(rows, record), cliffs=extras.cliffs(rows, record.rows), facts=facts,
-        peaks=record.peaks, warnings=warnings(before, snapshot()), isolated=record.rows, rows=rows,
-    )  # fmt: skip
+    plans = _plans(watch.steps[-1], device, options)
+    record = begin(plans[0], {"threads": options.threads}, quick=True, command="profile")
+    work = _Work(subject, device, options, live, say, run, compiled, watch, inspect(subject), record)
+    work.finish(plans)
+    found, events = work.profile(reason)
+    found.warnings = warnings(before, snapshot())
     found.advice = advise(found)
-    return found, steps[-1]
+    return Outcome(found, events, work.profiled)
 
 
-def _compiled_frames() -> int:
-    """How many functions torch.compile has looked at in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo.counters["frames"]["total"] if dynamo else 0
+def _plans(events: list[Event], device: str, options: Options) -> list[Plan]:
+    """What to run alone: the layers that matter, the longest first, on everything, and the rest by torch alone."""
+    main, rest = (layers.cases((each for each in part if each.pass_ in options.passes), device)
+                  for part in layers.longest_first(events))  # fmt: skip
+    rest = [case for case in rest if not any(layers.same(case, other) for other in main)]
+    plans = [options.plan(options.covered(main), options.implementations, options.alone_s)]
+    if options.torchs and rest:
+        plans.append(options.plan(options.covered(rest), options.torchs, options.alone_s / 4))
+    return plans
 
 
-def _alone(cases: list[Case], options: Options, live: Live) -> Record:
-    """Every case on every implementation, verified, with the machine's peaks."""
-    covered = [case for case in cases if not all(i.supports(case) for i in options.implementations)]
-    plan = _plan(covered or cases, options, options.implementations, options.alone_s)
-    record = begin(plan, {"threads": options.threads}, quick=True, command="profile")
-    with live(plan) as progress:
-        return execute(plan, record, progress)
+@dataclass
+class _Work:
+    """A profile while it is measured, stage by stage."""
 
+    subject: Subject
+    device: str
+    options: Options
+    live: Live
+    say: Say
+    run: Callable[[Subject], object]
+    compiled: bool
+    watch: Watch
+    looked: list[Seen]
+    record: Record
+    samples: dict[str, Samples] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    call_s: float | None = None
+    cold: Cold = field(default_factory=dict)
+    profiled: Profiled = field(default_factory=Profiled)
+    missing: list[str] = field(default_factory=list)
 
-def _more(rows: list[LayerRow], options: Options, record: Record, live: Live) -> None:
-    """Add what the advice needs beside the model's own layers."""
-    own = {(spec_of(row), row.pass_) for row in record.rows}
-    torchs = [i for i in options.implementations if i.name in (REFERENCE, CHANNELS_LAST)]
-    for cases, implementations in (
-        (extras.pair_cases(rows), options.implementations),
-        (extras.cliff_cases(rows), torchs),
-    ):
-        new = [case for case in cases if (case.spec, case.pass_) not in own]
-        if new:
-            plan = _plan(new, options, implementations, options.alone_s / 4)
-            with live(plan) as progress:
-                execute(plan, record, progress)
+    def finish(self, plans: list[Plan]) -> None:
+        """All stages, or those before an interrupt."""
+        stages: dict[str, Callable[[], object]] = {
+            "the time of the step": self._first_steps,
+            "layers alone": lambda: self._alone(plans),
+            "layers alone with cold weights": self._cold,
+            "other shapes and types of the layers": self._more,
+            "changes to the whole step": self._steps,
+            "torch.profiler": self._profiler,
+        }
+        try:
+            for stage in stages.values():
+                stage()
+                self.missing.append("")
+        except KeyboardInterrupt:
+            self.missing = list(stages)[len(self.missing) :]
+        else:
+            self.missing = []
 
+    def _first_steps(self) -> None:
+        first, timer = {name: Samples() for name in self._calls()}, warm_timer(self.device)
+        for number in range(FIRST_STEPS):
+            for name, call in self._calls().items():
+                first[name].seconds.append(timer(call, 1))
+                first[name].rounds.append(number)
+        self.samples = first
 
-def _plan(cases: list[Case], options: Options, implementations: list[Implementation], shared_s: float) -> Plan:
-    cells = sum(not i.supports(case) for case in cases for i in implementations)
-    return Plan(cases, implementations, Policy(0.02, min(options.cell_s, shared_s / max(cells, 1))), options.threads,
-                options.seed)  # fmt: skip
+    def _alone(self, plans: list[Plan]) -> None:
+        for plan in plans:
+            with self.live(plan) as progress:
+                execute(plan, self.record, progress)
+        self.call_s = extras.call_seconds(self.device)
 
+    def _cold(self) -> None:
+        self.say("Timing layers with cold weights ...")
+        self.cold = measure_cold(
+            self._rows(), self.options.implementations, warm_timer(self.device), self.record.environment
+        )
 
-def _steps(
-    subject: Subject, run: Callable[[Subject], object], watch: Watch, rows: list[LayerRow], options: Options,
-    device: str, compiled: bool, has_denormals: bool,
-) -> tuple[list[Trial], dict[str, Samples]]:  # fmt: skip
-    """The step as it is, watched, and under every change that runs, in interleaved rounds."""
-    timer: Timer = CudaTimer(device, hot=True) if device.startswith("cuda") else host_timer
-    calls: dict[str, Callable[[], object]] = {PLAIN: lambda: run(subject), WATCHED: watch}
-    if compiled:
-        calls[EAGER] = lambda: _eager(run, subject)
-    plain_s = sorted(timer(calls[PLAIN], 1) for _ in range(3))[1]
-    tried = changes(rows, device, options.threads, options.usual_threads, rows[0].dtype)
-    tried += [without_denormals()] if has_denormals else []
-    trials = [attempt(change, subject, run, plain_s, timer) for change in tried]
-    calls |= {trial.change.name: trial.call for trial in trials if trial.call}
-    watch.forget()
-    return trials, measure(calls, Policy(STEP_PRECISION, options.step_s), PLAIN, timer, options.seed)
+    def _more(self) -> None:
+        """What the advice needs beside the model's own layers."""
+        own = {(spec_of(row), row.pass_, row.dtype) for row in self.record.rows}
+        rows, all_ = self._rows(), self.options.implementations
+        for cases, implementations in (
+            (extras.pair_cases(rows), all_),
+            (extras.neighbour_cases(rows), self.options.torchs),
+            (extras.lower_cases(rows), all_),
+        ):
+            new = [case for case in cases if (case.spec, case.pass_, case.dtype) not in own]
+            if new := [case for case in new if not all(i.supports(case) for i in implementations)]:
+                plan = self.options.plan(new, implementations, self.options.alone_s / 4)
+                with self.live(plan) as progress:
+                    execute(plan, self.record, progress)
 
+    def _steps(self) -> None:
+        """The step as it is, watched, and under every change that runs, in interleaved rounds."""
+        self.say("Timing the step, as it is and under changes ...")
+        rows, plain_s = self._rows(), median_interval(self.samples[PLAIN].seconds).value
+        tried = changes(rows, self.device, self.options.threads, self.options.usual_threads)
+        tried += denormals_gone(self.looked, self.device)
+        for change in tried:
+            self.trials.append(attempt(change, self.subject, self.run, plain_s, warm_timer(self.device)))
+        calls = self._calls() | {trial.change.name: trial.call for trial in self.trials if trial.call}
+        policy = Policy(STEP_PRECISION, self.options.step_s)
+        sampler = Sampler(calls, policy, warm_timer(self.device), self.options.seed)
+        try:
+            sample(sampler, policy, PLAIN)
+        finally:
+            self.samples |= {name: samples for name, samples in sampler.samples.items() if samples.seconds}
 
-def _eager(run: Callable[[Subject], object], subject: Subject) -> None:
-    with uncompiled():
-        run(subject)
+    def _profiler(self) -> None:
+        self.say("Asking torch.profiler ...")
+        self.profiled = profiled(self._eagerly, self.device)
 
+    def _calls(self) -> dict[str, Callable[[], object]]:
+        calls: dict[str, Callable[[], object]] = {PLAIN: lambda: self.run(self.subject), WATCHED: self.watch}
+        return calls | ({EAGER: self._eagerly} if self.compiled else {})
 
-def _step(
-    subject: Subject, device: str, run: Callable[[Subject], object], reason: str, compiled: bool, options: Options,
-    samples: dict[str, Samples], rows: list[LayerRow],
-) -> Step:  # fmt: skip
-    plain = median_interval(samples[PLAIN].seconds)
-    eager = median_interval(samples[EAGER].seconds) if compiled else plain
-    distortion = speedup(samples[WATCHED], samples[EAGER if compiled else PLAIN]) or Interval(1.0, None, None)
-    convolutions_s = sum(row.step_s for row in rows)
-    return Step(
-        model=subject.name, device=device, passes="forward" if run is forward else "forward and backward",
-        forward_only_because=reason, compiled=compiled, threads=options.threads, median_s=plain.value,
-        ci_low_s=plain.low, ci_high_s=plain.high, eager_s=eager.value, samples=len(samples[PLAIN].seconds),
-        watched_s=median_interval(samples[WATCHED].seconds).value, distortion=distortion.value,
-        distortion_ci_low=distortion.low, distortion_ci_high=distortion.high, convolutions_s=convolutions_s,
-        convolutions_share=convolutions_s / eager.value,
-    )  # fmt: skip
+    def _eagerly(self) -> None:
+        with uncompiled():
+            self.run(self.subject)
+
+    # What came of it ------------------------------------------------------------------------------
+
+    @property
+    def _unwatched(self) -> Samples:
+        """Of the step whose layers are seen: eager."""
+        return self.samples[EAGER if self.compiled else PLAIN]
+
+    def _watched(self) -> list[list[Event]]:
+        watched = self.samples[WATCHED]
+        return self.watch.steps[-len(watched.seconds) * watched.calls_per_sample :]
+
+    def _rows(self) -> list[LayerRow]:
+        rows = layers.rows(self._watched(), median_interval(self._unwatched.seconds).value, self.device,
+                           self.record.peaks, self.call_s, self.record.rows)  # fmt: skip
+        layers.add_fields(rows, self.looked)
+        for row in rows:
+            if seconds := self.cold.get(key(row)):
+                row.cold_s, row.cold_low_s, row.cold_high_s = seconds
+        return rows
+
+    def profile(self, reason: str) -> tuple[Profile, list[Event]]:
+        """The profile but for its advice, and the last watched step. KeyboardInterrupt where no step was timed."""
+        if WATCHED not in self.samples:
+            raise KeyboardInterrupt
+        record, rows, steps = self.record, self._rows(), self._watched()
+        step = self._step(reason, rows)
+        step.operators = layers.operators(steps, step.eager_s)
+        self.profiled.add_to(step)
+        found = Profile(
+            run_id=record.run_id, machine=record.machine, started=record.started, convbench_version=__version__,
+            environment=record.environment, settings=record.settings, step=step, missing=self.missing,
+            totals=layers.totals(rows), counts=counts(rows, self.subject, self.run),
+            variants=[trial.outcome(self.samples, PLAIN) for trial in self.trials],
+            separable=extras.separables(rows, record), cliffs=extras.cliffs(rows, record.rows),
+            facts=facts_of(self.looked), peaks=record.peaks, isolated=record.rows, rows=rows,
+        )  # fmt: skip
+        return found, steps[-1]
+
+    def _step(self, reason: str, rows: list[LayerRow]) -> Step:
+        plain, eager = (median_interval(each.seconds) for each in (self.samples[PLAIN], self._unwatched))
+        distortion = speedup(self.samples[WATCHED], self._unwatched) or Interval(1.0, None, None)
+        convolutions_s = sum(row.step_s for row in rows)
+        return Step(
+            model=self.subject.name, device=self.device, forward_only_because=reason, compiled=self.compiled,
+            passes="forward" if self.run is forward else "forward and backward", threads=self.options.threads,
+            median_s=plain.value, ci_low_s=plain.low, ci_high_s=plain.high, eager_s=eager.value,
+            samples=len(self.samples[PLAIN].seconds), watched_s=median_interval(self.samples[WATCHED].seconds).value,
+            distortion=distortion.value, distortion_ci_low=distortion.low, distortion_ci_high=distortion.high,
+            convolutions_s=convolutions_s, convolutions_share=convolutions_s / eager.value, call_s=self.call_s,
+        )  # fmt: skip

@@ -7,6 +7,7 @@ its time. Seconds are the host's on a CPU; on CUDA they lie between events on th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convbench.errors import STRANGERS_ERRORS
+from convbench.measure import CudaTimer, Timer, host_timer
 from convbench.profile.model import MIXED_LAYOUT, REPACK
+from convbench.profile.words import failure
 from convbench.spec import ConvSpec, Pass
 from convbench.suites.traced import Subject, module_names, spec_of, uncompiled
 
@@ -48,19 +51,6 @@ class Event:
         return self.stop_s - self.start_s
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a forward call of a layer was given, where a time alone does not tell.
-
-    again   it reads the tensor that the convolution before it read: a branch, not a successor
-    """
-
-    layer: Layer
-    input_denormals: int
-    weight_denormals: int
-    again: bool
-
-
 # Steps --------------------------------------------------------------------------------------------
 
 
@@ -68,6 +58,11 @@ def total(output: Any) -> torch.Tensor | None:
     """Sum of every floating tensor in an output that can be differentiated; None where there is none."""
     sums = [leaf.float().sum() for leaf in tensors(output) if leaf.requires_grad]
     return torch.stack(sums).sum() if sums else None
+
+
+def warm_timer(device: str) -> Timer:
+    """What times a step, or a call as it is: the caches are left alone."""
+    return CudaTimer(device, hot=True) if device.startswith("cuda") else host_timer
 
 
 def tensors(output: Any) -> list[torch.Tensor]:
@@ -102,7 +97,7 @@ def why_no_backward(subject: Subject) -> str:
                 return "no output depends on its parameters in a way that torch can differentiate"
             loss.backward()
     except STRANGERS_ERRORS as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return failure(error)
     finally:
         subject.model.zero_grad(set_to_none=True)
     return ""
@@ -216,30 +211,7 @@ def layout_of(tensor: torch.Tensor) -> str:
     return "channels_last" if tensor.is_contiguous(memory_format=torch.channels_last) else "strided"
 
 
-def inspect(subject: Subject) -> list[Seen]:
-    """What every convolution of one forward pass is given, in the order they run."""
-    with torch.no_grad(), uncompiled(), module_names(subject.model) as here, _Inspector(here) as inspector:
-        subject()
-    return inspector.seen
-
-
-class _Inspector(TorchDispatchMode):
-    def __init__(self, here: Callable[[], str]) -> None:
-        super().__init__()
-        self.here, self.seen = here, list[Seen]()
-        self.before: Any = None  # kept, so that its memory is not another tensor's
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _aten.convolution.default and args[0].dim() == 4:
-            x, w = args[:2]
-            layer = layer_of(self.here(), "forward", x, w, spec_of(*args[:9]))
-            again = self.before is not None and x.data_ptr() == self.before.data_ptr()
-            self.seen.append(Seen(layer, denormals(x), denormals(w), again))
-            self.before = x
-        return func(*args, **(kwargs or {}))
-
-
-def denormals(tensor: torch.Tensor) -> int:
-    """How many elements are too small to be normal numbers of their type, and are not 0."""
-    size = tensor.abs()
-    return int(((size > 0) & (size < torch.finfo(tensor.dtype).tiny)).sum())
+def compiled_frames() -> int:
+    """How many functions torch.compile has looked at in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo.counters["frames"]["total"] if dynamo else 0

@@ -59,7 +59,7 @@ def _advised(advice: Advice) -> str:
 def _differences(comparison: Comparison) -> list[tuple[str, str, list[tuple[str, list[Side]]]]]:
     """Name, meaning, and each value with the sides that have it, the most frequent first."""
     found = []
-    for difference in differences(comparison.sides):
+    for difference in differences(side.record for side in comparison.sides):
         groups: dict[str, list[Side]] = {}
         for side, value in zip(comparison.sides, difference.values, strict=True):
             groups.setdefault("not recorded" if value is None else text.clean(value_text(value)), []).append(side)

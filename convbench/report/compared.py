@@ -205,7 +205,7 @@ def _environment(comparison: Comparison) -> Table:
             *(_short("" if value is None else value_text(value)) for value in difference.values),
             difference.why,
         ]
-        for difference in differences(comparison.sides)
+        for difference in differences(side.record for side in comparison.sides)
     ]
     columns: Columns = [
         ("what differs", "left"),

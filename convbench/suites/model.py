@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from convbench import count
-from convbench.receptive_field import Window, cumulative
+from convbench.receptive_field import Field, Window, coverage, cumulative
 from convbench.spec import ConvSpec, Pair, Pass
 
 
@@ -38,13 +39,14 @@ class Other(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A named list of layers. ``network``: they are one whole network, in order."""
+    """A named list of layers. ``network``: they are one whole network, in order. ``traced``: fields seen in a model."""
 
     name: str
     description: str
     layers: tuple[Layer, ...]
     others: tuple[Other, ...] = ()
     network: bool = False
+    traced: Mapping[str, Field] = field(default_factory=dict, compare=False)
 
     def network_macs(self, pass_: Pass = "forward") -> int:
         """Nominal MACs of the convolutions and the others, each times its count."""
@@ -56,14 +58,20 @@ class Suite:
         convolutions = sum(layer.count * count.params(layer.spec) for layer in self.layers)
         return convolutions + sum(other.count * other.params for other in self.others)
 
-    def receptive_fields(self) -> dict[str, Pair]:
-        """Receptive field (height, width) on the network's input after each layer of the main path.
+    def receptive_fields(self) -> Mapping[str, Field]:
+        """Receptive field on the network's input after each layer of the main path, or of a traced model.
 
-        After its last repetition where it has a count. Empty unless the suite is one sequential network.
+        After its last repetition where it has a count, in a model after the use that reads farthest. Empty unless the
+        suite is one sequential network, or traced.
         """
         path = self._path()
-        fields = cumulative(window for _, window in path)
-        return {name: field for (name, _), field in zip(path, fields, strict=True) if name}
+        windows = [window for _, window in path]
+        fields = zip(path, cumulative(windows), strict=True)
+        return self.traced or {
+            name: Field(size, coverage(windows[:number])[0])
+            for number, ((name, _), size) in enumerate(fields, 1)
+            if name
+        }
 
     def receptive_field(self) -> Pair | None:
         """Receptive field of the whole network, a last pooling included; None unless it is sequential."""

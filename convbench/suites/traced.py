@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from convbench import count
 from convbench.errors import STRANGERS_ERRORS, InputError
+from convbench.receptive_field import Field, largest
 from convbench.spec import ConvSpec
 from convbench.suites.model import Layer, Other, Suite
 
@@ -30,34 +31,37 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in evaluation mode and what to call it with; ``shown`` names the inputs in messages."""
+    """A model in evaluation mode and what to call it with, and in; ``shown`` names the inputs in messages."""
 
     name: str
     model: torch.nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shown: str
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __call__(self) -> Any:
         """The model's output. Raises InputError where it fails."""
         try:
-            return self.model(*self.args, **self.kwargs)
+            with self.around():
+                return self.model(*self.args, **self.kwargs)
         except InputError:
             raise
         except STRANGERS_ERRORS as error:
             raise InputError(
                 f"--model {self.name}: it fails on {self.shown}: {type(error).__name__}: {error}; "
-                "give the shapes it is for"
+                "give the shapes it is for, or an INPUT function beside it that returns what it takes"
             ) from None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One convolution that ran: the module it ran in, its shape, and which weight it used."""
+    """One convolution that ran: the module it ran in, its shape, which weight it used, and what its output reads."""
 
     name: str
     spec: ConvSpec
     weight: int
+    field: Field | None
 
 
 @cache
@@ -72,14 +76,18 @@ def suite_of(source: ModelSource) -> Suite:
     import torch
 
     ready = subject(source, "cpu", torch.float32)
-    with torch.no_grad(), uncompiled(), _listening(ready.model) as recorder:
+    with torch.no_grad(), uncompiled(), _listening(ready.model, (ready.args, ready.kwargs)) as recorder:
         ready()
     calls = recorder.calls
     if not calls:
         raise no_convolution(ready)
     name = re.sub(r"\W+", "_", source.model.rpartition(":")[2])
-    return Suite(name, f"Convolutions of the model {source.model} on {ready.shown}.", _layers(calls),
-                 (*recorder.others, *_rest(ready.model, calls)), network=True)  # fmt: skip
+    layers = _layers(calls)
+    fields = {
+        layer.name: field for layer in layers if (field := largest(c.field for c in calls if c.spec == layer.spec))
+    }
+    return Suite(name, f"Convolutions of the model {source.model} on {ready.shown}.", layers,
+                 (*recorder.others, *_rest(ready.model, calls)), network=True, traced=fields)  # fmt: skip
 
 
 def subject(source: ModelSource, device: str, dtype: torch.dtype | None = None) -> Subject:
@@ -93,7 +101,7 @@ def subject(source: ModelSource, device: str, dtype: torch.dtype | None = None) 
     from convbench import models
 
     model, own = models.load(source.model)
-    if not (source.inputs or own):
+    if not source.inputs and own is None:
         raise InputError(f"--model {source.model}: give the shape of its input, such as --input 1,3,224,224")
     try:
         model.eval().to(device, dtype)
@@ -115,6 +123,8 @@ def _inputs(
 
     floats = (p.dtype for p in model.parameters() if p.is_floating_point())
     dtype = dtype or next(floats, torch.float32)
+    if not (shapes or callable(own) or (isinstance(own, tuple | list) and all(isinstance(n, int) for n in own))):
+        raise TypeError(f"INPUT is {own!r}"[:200])
     if shapes or not callable(own):
         return tuple(torch.rand(shape, device=device).to(dtype) for shape in shapes or (tuple(own),)), {}
     made = tree_map_only(torch.Tensor, lambda t: t.to(device, dtype if t.is_floating_point() else None), own())
@@ -125,8 +135,9 @@ def network_macs(model: torch.nn.Module, shape: Shape) -> int:
     """Nominal multiply-accumulates of the convolutions and matrix products of one forward pass on the CPU."""
     import torch
 
-    with torch.no_grad(), uncompiled(), _listening(model) as recorder:
-        model.eval()(torch.rand(shape))
+    x = torch.rand(shape)
+    with torch.no_grad(), uncompiled(), _listening(model, x) as recorder:
+        model.eval()(x)
     return sum(count.macs(call.spec) for call in recorder.calls) + sum(other.macs for other in recorder.others)
 
 
@@ -148,10 +159,13 @@ def uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def _listening(model: torch.nn.Module) -> Iterator[Any]:
+def _listening(model: torch.nn.Module, inputs: Any) -> Iterator[Any]:
     """A recorder of every aten.convolution and matrix product, which knows the module that runs."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from convbench.suites.fields import Fields
 
     aten = torch.ops.aten
 
@@ -161,12 +175,14 @@ def _listening(model: torch.nn.Module) -> Iterator[Any]:
             self.here = here
             self.calls: list[Call] = []
             self.others: list[Other] = []
+            self.fields = Fields(tree_leaves(inputs))
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
+            self.fields.after(func, args, kwargs or {}, out)
             name = self.here()
             if func is aten.convolution.default and args[0].dim() == 4:
-                self.calls.append(Call(name, spec_of(*args[:9]), id(args[1])))
+                self.calls.append(Call(name, spec_of(*args[:9]), id(args[1]), self.fields.of(out)))
             elif func in (aten.addmm.default, aten.mm.default, aten.bmm.default):
                 self.others.append(Other(f"{name} {len(self.others) + 1}", out.numel() * args[-2].shape[-1]))
             return out

@@ -8,7 +8,7 @@ from convbench.cli.main import run
 from convbench.results import COLUMN_NAMES
 from tests.convbench.test_count import NETWORKS
 
-EXTRA = {"flops", "receptive_field", "intensity", "count", "p", "q"}
+EXTRA = {"flops", "receptive_field", "coverage", "intensity", "count", "p", "q"}
 
 
 def document(capsys, *arguments):

@@ -224,10 +224,10 @@ def test_differences_that_matter_come_first_and_noise_is_left_out(faster):
     record.settings = {"threads": 1, "seed": 3}
     record.environment.load["average_1min"] = 3.0
     comparison = compare([stored(record), stored(faster)])
-    names = [difference.name for difference in differences(comparison.sides)]
+    names = [difference.name for difference in differences(side.record for side in comparison.sides)]
     assert names[:2] == ["settings threads", "cpu model"]
     assert not {"load average_1min", "settings seed", "cpu mhz_now"} & set(names)
-    first = differences(comparison.sides)[0]
+    first = differences(side.record for side in comparison.sides)[0]
     assert (first.values, "unequal" in first.why) == ([1, 2], True)
 
 

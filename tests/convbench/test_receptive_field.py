@@ -19,15 +19,15 @@ def test_published_networks(suite, field):
 
 def test_context_module_grows_as_published():
     """Yu and Koltun, arXiv 1511.07122, Table 1: 3, 5, 9, 17, 33, 65, 67, 67."""
-    fields = [field for field, _ in builtin("context").receptive_fields().values()]
+    fields = [field.size[0] for field in builtin("context").receptive_fields().values()]
     assert fields == [5, 9, 17, 33, 65, 67, 67]  # the first layer's row is its second use
 
 
 def test_branches_do_not_widen_the_field():
     fields = builtin("resnet50").receptive_fields()
     assert not any("shortcut" in name for name in fields)
-    assert fields["conv1"] == (7, 7)
-    assert fields["conv2_1.b"] == (11 + 3 * 2 * 4, 11 + 3 * 2 * 4)  # 7, then the pooling: 11, then three 3x3 at 4
+    assert fields["conv1"] == ((7, 7), 49)
+    assert fields["conv2_1.b"].size == (11 + 3 * 2 * 4, 11 + 3 * 2 * 4)  # 7, then the pooling: 11, then three 3x3 at 4
 
 
 def test_no_field_for_layers_that_are_not_one_sequence():

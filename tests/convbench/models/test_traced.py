@@ -202,8 +202,19 @@ def test_an_input_that_is_made_by_a_function(made, tmp_path):
     assert layers(f"{path}:Odd")["shared"].spec.x_shape == (1, 4, 8, 8)
 
 
-def test_an_input_function_that_fails_is_named(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def INPUT():\n    return 1 / 0", "ZeroDivisionError"),
+        ("INPUT = '1,4,8,8'", "INPUT is '1,4,8,8'"),
+        ("INPUT = torch.rand(1, 4, 8, 8)", "INPUT is tensor("),
+    ],
+)
+def test_an_input_that_cannot_be_made_is_named(text, expected, tmp_path, capsys):
     path = tmp_path / "bad_input.py"
-    path.write_text(SOURCE.replace("INPUT = (1, 4, 8, 8)", "def INPUT():\n    return 1 / 0"))
+    path.write_text(SOURCE.replace("INPUT = (1, 4, 8, 8)", text))
     assert run(["count", "--model", f"{path}:Odd"]) == 2
-    assert "making its INPUT" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "making its INPUT (a shape, or a function that returns the inputs), failed" in error
+    assert expected in error
+    assert error.count("\n") == 1

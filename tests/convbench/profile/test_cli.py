@@ -6,7 +6,9 @@ import pytest
 
 from convbench.cli.main import run
 from convbench.machine import peaks
+from convbench.profile import cold
 from convbench.results import Peak
+from tests.convbench.profile.test_advice import FILES
 
 SOURCE = '''
 import torch
@@ -52,14 +54,36 @@ def one():
     return nn.Conv2d(3, 8, 3)
 
 
+def embedded():
+    return nn.Sequential(nn.Embedding(9, 4), nn.Conv2d(1, 1, 1))
+
+
+def casts():
+    model = nn.Conv2d(3, 8, 3)
+    forward = model.forward
+    model.forward = lambda x: forward(x.half())
+    return model
+
+
+def autocast():
+    class Needs(nn.Conv2d):
+        def forward(self, x):
+            assert torch.is_autocast_enabled("cpu")
+            return super().forward(x)
+
+    return Needs(3, 8, 3)
+
+
 def needs(depth):
     return nn.Conv2d(depth, 3, 1)
 '''
-QUICK = ["--impl", "torch.aten", "--impl", "torch.channels_last", "--max-time", "0.002"]
+QUICK = ["--impl", "torch.aten", "--max-time", "0.002"]
 
 
 @pytest.fixture(autouse=True)
 def known_peaks(monkeypatch):
+    """Peaks that nobody measures, and caches that are filled at once."""
+
     def measured(device, *_, **__):
         return [
             Peak(quantity="fma", level="register", device=device, dtype="float32", value=1e11),
@@ -67,6 +91,7 @@ def known_peaks(monkeypatch):
         ]
 
     monkeypatch.setattr(peaks, "measure_peaks", measured)
+    monkeypatch.setattr(cold, "MOST_BYTES", 2**16)
 
 
 @pytest.fixture
@@ -96,7 +121,7 @@ def test_the_document_and_the_files_of_a_model_with_odd_inputs(file, tmp_path, c
     assert {variant["name"] for variant in found["variants"]} >= {"channels_last", "bfloat16 autocast"}
     written = json.loads((tmp_path / "out" / "profile.json").read_text())
     assert written["rows"] == found["rows"]
-    assert set(found["paths"]) == {"profile.json", "profile.csv", "profile.md", "profile.html", "trace.json"}
+    assert set(found["paths"]) == FILES
     events = json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
     assert sum(event.get("cat") == "convolution" for event in events) == 5
 
@@ -113,6 +138,14 @@ def test_a_model_without_a_backward_pass_is_profiled_forward_and_says_so(file, c
     assert found["step"]["passes"] == "forward"
     assert "no output depends" in found["step"]["forward_only_because"]
     assert {row["pass"] for row in found["rows"]} == {"forward"}
+
+
+def test_a_model_that_only_runs_under_autocast(file, capsys):
+    found = document(capsys, f"{file}:autocast", "--input", "1,3,6,6", "--autocast", "bfloat16")
+    assert {(row["pass"], row["dtype"]) for row in found["rows"]} == {
+        ("forward", "bfloat16"), ("weight_gradient", "bfloat16"),
+    }  # fmt: skip
+    assert not [variant["reason"] for variant in found["variants"] if "Error" in variant["reason"]]
 
 
 def test_the_terminal_shows_layers_and_advice(file, capsys):
@@ -132,6 +165,10 @@ def test_the_terminal_shows_layers_and_advice(file, capsys):
         (["FILE:net", "--device", "gpu"], "expected cpu, cuda or a GPU"),
         (["FILE:net", "--impl", "nothing"], "implementation 'nothing' is not registered"),
         (["FILE:net", "--max-time", "0"], "max-time"),
+        (["FILE:embedded", "--input", "1,8,8"], "or an INPUT function beside it that returns what it takes"),
+        (["FILE:casts", "--input", "1,3,8,8"], "Input type (c10::Half)"),
+        (["FILE"], "name what makes the model in it"),
+        (["FILE:one", "--input", "1,3,8,8", "--out", "FILE/out"], "Not a directory"),
         ([], "Missing argument 'SPEC'"),
     ],
 )

@@ -2,7 +2,9 @@
 
 import pytest
 
-from convbench.profile.extras import cliff_cases, cliffs, pair_cases, separables
+from convbench.profile.cold import MOST_BYTES, flush_bytes, measure_cold
+from convbench.profile.extras import cliffs, neighbour_cases, pair_cases, separables
+from convbench.registry import registry
 from convbench.results import Environment, Record, RecordedRow
 from convbench.spec import ConvSpec
 from tests.convbench.profile.test_advice import PEAKS, row
@@ -54,9 +56,40 @@ def test_the_longest_dense_layers_are_measured_with_their_pairs():
 
 def test_a_layer_slower_than_one_with_more_channels_is_a_cliff():
     uneven = row("uneven", c=65, k=129)
-    (case,) = cliff_cases([uneven, row("even", c=16, k=32), row("grouped", c=18, k=18, groups=2, kind="grouped")])
-    assert (case.spec.c, case.spec.k) == (80, 144)
+    others = [row("even", c=16, k=32, h=16, w=16), row("grouped", c=18, k=18, h=8, w=8, groups=18, kind="depthwise")]
+    case, size = neighbour_cases([uneven, *others])
+    assert (case.spec.c, case.spec.h, case.spec.k) == (80, 10, 144)
+    assert (size.spec.c, size.spec.h, size.spec.w, size.spec.k) == (65, 16, 16, 129)
     own = ConvSpec.create((1, 65, 10, 10), 129, 3, padding=1)
     (found,) = cliffs([uneven], [timed("uneven", own, 2.0), timed("uneven.even", case.spec, 1.0)])
     assert (found.more_c, found.more_k, found.speedup) == (80, 144, 2.0)
     assert cliffs([uneven], [timed("uneven", own, 1.01), timed("uneven.even", case.spec, 1.0)]) == []
+    (found,) = cliffs([uneven], [timed("uneven", own, 2.0), timed("uneven.even", size.spec, 1.0)])
+    assert (found.h, found.more_h, found.more_c) == (10, 16, 65)
+
+
+def test_cold_weights_are_timed_once_a_call_and_only_where_there_are_weights_and_a_time():
+    """The middle of nine times; the gradient of the weights reads none."""
+    spent = []
+
+    def timer(call, calls):
+        call()
+        spent.append(calls)
+        return float(len(spent))
+
+    rows = [row("a", isolated_s=1.0), row("same", isolated_s=1.0), row("untimed", k=32),
+            row("a", pass_="weight_gradient", isolated_s=1.0),
+            row("last", isolated_s=1.0, layout="channels_last", pass_="data_gradient")]  # fmt: skip
+    caches = {"L1": {"bytes": 2**15}, "L2": {"bytes": 2**20}}
+    implementations = registry().select(["torch.aten", "torch.channels_last"])
+    found = measure_cold(rows, implementations, timer, Environment(machine="m", cpu={"caches": caches}))
+    assert [key[1] for key in found] == ["forward", "data_gradient"]
+    assert [interval.value for interval in found.values()] == [5.0, 14.0]
+    assert spent == [1] * 18
+
+
+@pytest.mark.parametrize(
+    ("caches", "size"), [({"L2": {"bytes": 2**20}}, 2**21), ({}, 2**26), ({"L3": {"bytes": 2**40}}, MOST_BYTES)]
+)
+def test_caches_are_filled_twice_over_within_reason(caches, size):
+    assert flush_bytes("cpu", Environment(machine="m", cpu={"caches": caches})) == size

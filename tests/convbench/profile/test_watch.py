@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from convbench.errors import InputError
 from convbench.profile.facts import facts_of, gridding
+from convbench.profile.look import inspect
 from convbench.profile.model import MIXED_LAYOUT
-from convbench.profile.watch import Layer, Watch, forward, inspect, tensors, training, why_no_backward
+from convbench.profile.watch import Layer, Watch, forward, tensors, training, why_no_backward
 from convbench.suites.traced import Subject
 
 
@@ -151,14 +152,15 @@ def convolutions(*layers):
 @pytest.mark.parametrize(
     ("layers", "chains"),
     [
-        ([(3, 2, 1), (3, 2, 1)], [[("0", 2), ("1", 2)]]),
-        ([(3, 2, 1), (1, 1, 1), (3, 4, 1), (3, 1, 1), (3, 2, 1)], [[("0", 2), ("2", 4)]]),
+        ([(3, 2, 1), (3, 2, 1)], [([("0", 2), ("1", 2)], 25 / 81)]),
+        ([(3, 2, 1), (1, 1, 1), (3, 4, 1), (3, 1, 1), (3, 2, 1)], [([("0", 2), ("2", 4)], 49 / 169)]),
         ([(3, 1, 1), (3, 2, 1), (3, 5, 1)], []),
         ([(3, 2, 1), (3, 2, 2)], []),
     ],
 )
 def test_gridding_is_a_chain_of_rates_with_a_common_factor(layers, chains):
-    assert gridding(inspect(subject(convolutions(*layers), torch.rand(1, 2, 16, 16)))) == chains
+    found = gridding(inspect(subject(convolutions(*layers), torch.rand(1, 2, 16, 16))))
+    assert [(chain.layers, chain.coverage) for chain in found] == chains
 
 
 def test_branches_on_one_input_are_no_chain():
@@ -171,3 +173,21 @@ def test_branches_on_one_input_are_no_chain():
             return sum(branch(x) for branch in self.branches)
 
     assert gridding(inspect(subject(Pyramid(), torch.rand(1, 2, 16, 16)))) == []
+
+
+def test_branches_of_several_layers_are_no_chain_and_a_chain_before_them_is_kept():
+    """DeepLabV3+ on a dilated MobileNet: each branch is a depthwise-separable pair."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Conv2d(2, 2, 3, dilation=2, padding=2) for _ in range(2))
+            pairs = ((nn.Conv2d(2, 2, 3, dilation=d, padding=d, groups=2), nn.Conv2d(2, 2, 1)) for d in (3, 9, 27))
+            self.branches = nn.ModuleList(nn.Sequential(*pair) for pair in pairs)
+
+        def forward(self, x):
+            x = self.b(torch.relu(self.a(x))) + x
+            return sum(branch(x) for branch in self.branches)
+
+    (chain,) = gridding(inspect(subject(Net(), torch.rand(1, 2, 16, 16))))
+    assert chain.layers == [("a", 2), ("b", 2)]
