@@ -20,6 +20,8 @@ Lavin, Gray: Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308
 
 Versions
   1  one panel of filters, tiles as vectors, V in L2
+  2  each thread transforms the tiles that it multiplies, and a panel's products share V in L1: 256 channels at 56 x 56
+     from 1.24 to 1.6 of oneDNN's speed on Emerald Rapids, whose L3 is slow
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ TILES = NR * LANES  # of a block
 DEPTH = 128  # channels multiplied at a time
 ROW = M * TILES + 2 * LANES  # of a scratch row: the pixels of a block's tiles, and what a last vector reads beyond
 ERROR_FACTOR = 10.4  # growth of the terms in the transformed domain (tests/kernels/test_winograd.py derives it)
-# Of direct's cost, below which Winograd is chosen. Intel's two 512-bit FMA units make products cheaper beside what has to
-# be moved; both numbers lost least on the 205 layers, batches and passes that were timed (Zen 4; Emerald Rapids).
+# Of direct's cost, below which Winograd is chosen. Intel's two 512-bit FMA units make products cheaper beside what has
+# to be moved; its number lost least on 205 layers, batches and passes (Emerald Rapids), the other one on Zen 4.
 MARGIN = 0.48 if ISA.name == "avx512" and not cpu().startswith("znver") else 0.8
 GROUP_BYTES = 4 * ISA.cache_block  # of V, for each thread
 
