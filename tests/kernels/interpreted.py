@@ -29,11 +29,11 @@ CASES: dict[str, ConvSpec] = {
     "strided": conv((1, 3, 9, 8), 4, (4, 3), stride=(2, 3), padding=2),
     "grouped dilated": conv((1, 4, 7, 6), 6, 3, padding=(3, 2), dilation=(3, 2), groups=2),
     "many channels": conv((1, 35, 3, 4), 5, 3, padding=1),
-    "pointwise": conv((2, 34, 3, 5), 17, 1, bias=True),
+    "pointwise": conv((2, 40, 3, 5), 17, 1, bias=True),
     "pointwise strided": conv((1, 6, 5, 6), 5, 1, stride=2),
     "pair": pair((2, 19, 5, 4), 33, 3, padding=1, bias=True),
     "pair strided": pair((1, 5, 7, 6), 6, (2, 3), stride=(2, 1), padding=2, dilation=(1, 2)),
-    "up": up((2, 5, 4, 3), 6, 4, stride=2, padding=1, bias=True),
+    "up": up((2, 8, 4, 3), 8, 4, stride=2, padding=1, bias=True),
     "up grouped": up((1, 4, 3, 5), 6, (3, 2), stride=(3, 2), padding=(1, 0), output_padding=1, groups=2),
 }
 

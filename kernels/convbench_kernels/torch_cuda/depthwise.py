@@ -28,6 +28,7 @@ fixed order. Register reuse as in Lu et al., "Optimizing Depthwise Separable Con
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,20 @@ import triton
 import triton.language as tl
 
 from convbench.plugin import Case, ConvSpec, Kernel, Layout
-from convbench_kernels.torch_cuda.launch import INTERPRETED, add_partials, both_layouts, new, on
+from convbench_kernels.torch_cuda.launch import INTERPRETED, add_partials, both_layouts, fastest, new, on
+from convbench_kernels.torch_cuda.tuning import Tile
 
 MOST_TAPS = 121  # 11x11: taps are unrolled, and above it the code grows faster than it helps
 MOST_ACCUMULATORS = 49  # taps of one program of the weight gradient: an accumulator each
 MOST_COLUMNS = 128  # columns of a program, at most
+SIZES: list[Tile] = [  # rows of a line, outputs of a row of lines in a program, warps: the fastest by trial
+    {"rows": rows, "elements": elements, "warps": warps}
+    for rows, elements, warps in ((4, 256, 4), (4, 256, 2), (8, 256, 4), (2, 256, 4), (4, 512, 4))
+]
+GRADIENT_SIZES: list[Tile] = [
+    {"rows": rows, "elements": elements, "warps": warps}
+    for rows, elements, warps in ((4, 128, 4), (4, 256, 4), (8, 128, 4), (4, 256, 8))
+]
 PROGRAMS = 16 if INTERPRETED else 2048  # of the weight gradient, about: some for each multiprocessor
 
 
@@ -241,7 +251,7 @@ def evenly(length: int, about: int) -> int:
     return min(divisors, key=lambda d: abs(d - about), default=min(about, length))
 
 
-def correlate(case: Case, rows: int = 4, elements: int = 256, warps: int = 4):
+def correlate(case: Case, rows: int, elements: int, warps: int):
     """run(source, w, bias=None, relu=False) -> out on contiguous tensors."""
     c = correlation(case)
     size, step, first, count = c.h.grouped(rows)
@@ -264,7 +274,7 @@ def correlate(case: Case, rows: int = 4, elements: int = 256, warps: int = 4):
     return run
 
 
-def weight_gradient(case: Case, rows: int = 4, elements: int = 128, warps: int = 4):
+def weight_gradient(case: Case, rows: int, elements: int, warps: int):
     """run(x, dy) -> dw on contiguous tensors; of a transposed convolution the two change places."""
     spec, _ = as_conv2d(case)
     rows = evenly(spec.p, rows)
@@ -307,11 +317,15 @@ def covers(case: Case) -> str:
 def build(case: Case, layout: Layout) -> Kernel:
     from convbench_kernels.torch_cuda import depthwise_channels as channels
 
+    spec, of_weights = case.spec, case.pass_ == "weight_gradient"
+    key = (spec.n, spec.k, spec.p, spec.q, spec.r, spec.s, *spec.stride, *spec.dilation, case.pass_, case.dtype)
     if layout == "nchw":
-        make = weight_gradient if case.pass_ == "weight_gradient" else correlate
-        return Kernel(make(case), "rows")
-    make = channels.weight_gradient if case.pass_ == "weight_gradient" else channels.correlate
-    return Kernel(make(case), "columns")
+        make, options = (weight_gradient, GRADIENT_SIZES) if of_weights else (correlate, SIZES)
+        return Kernel(fastest("depthwise", options, key, partial(make, case)), "rows")
+    make, options = (
+        (channels.weight_gradient, channels.GRADIENT_SIZES) if of_weights else (channels.correlate, channels.SIZES)
+    )
+    return Kernel(fastest("depthwise_channels", options, key, partial(make, case)), "columns")
 
 
 IMPLEMENTATIONS = both_layouts("depthwise", covers, build, "depthwise, outputs in registers")

@@ -15,7 +15,6 @@ import triton.language as tl
 
 from convbench.plugin import Case
 from convbench_kernels.torch_cuda.depthwise import (
-    MOST_ACCUMULATORS,
     PROGRAMS,
     added,
     as_conv2d,
@@ -27,9 +26,19 @@ from convbench_kernels.torch_cuda.depthwise import (
     zeros,
 )
 from convbench_kernels.torch_cuda.launch import MEMORY_FORMAT, add_partials, new, on
+from convbench_kernels.torch_cuda.tuning import Tile
 
 LAST = MEMORY_FORMAT["channels_last"]
 MOST_CHANNELS = 64  # channels of a program, at most
+ACCUMULATORS = 104  # registers of a thread for sums of the weight gradient: fewer taps a pass, and x is read more often
+SIZES: list[Tile] = [  # columns of a line, outputs of a column of lines in a program, warps: the fastest by trial
+    {"cols": cols, "elements": elements, "warps": warps}
+    for cols, elements, warps in ((4, 512, 4), (4, 1024, 4), (8, 512, 4), (2, 512, 4), (4, 256, 2))
+]
+GRADIENT_SIZES: list[Tile] = [
+    {"cols": cols, "elements": elements, "warps": warps}
+    for cols, elements, warps in ((4, 512, 4), (4, 256, 4), (2, 512, 4), (4, 1024, 4))
+]
 
 
 @triton.jit
@@ -124,7 +133,7 @@ def _weight_gradient(
             tl.store(partials + at, summed, mask=k < filters)
 
 
-def correlate(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
+def correlate(case: Case, cols: int, elements: int, warps: int):
     """run(source, w, bias=None, relu=False) -> out on channels_last tensors."""
     c = correlation(case)
     size, step, first, count = c.w.grouped(cols)
@@ -147,12 +156,12 @@ def correlate(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
     return run
 
 
-def weight_gradient(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
+def weight_gradient(case: Case, cols: int, elements: int, warps: int):
     """run(x, dy) -> dw on channels_last tensors; of a transposed convolution the two change places."""
     spec, _ = as_conv2d(case)
     cols = evenly(spec.q, cols)
     groups, count = triton.cdiv(spec.q, cols), (cols - 1) * spec.stride[1] + (spec.s - 1) * spec.dilation[1] + 1
-    most = max(MOST_ACCUMULATORS // 5, spec.s)  # a thread holds four channels and more
+    most = max(ACCUMULATORS * warps * 32 // elements, spec.s)
     taps_r = max(t for t in range(1, spec.r + 1) if spec.r % t == 0 and t * spec.s <= most)
     lines = spec.n * spec.p * groups
     tile_lines, tile_c = tile(lines, spec.k, MOST_CHANNELS, elements)
