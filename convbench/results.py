@@ -25,7 +25,6 @@ from convbench.spec import Kind, Operator, Pass
 SCHEMA_VERSION = 1
 LARGEST_RECORD_BYTES = 512 * 2**20
 
-PeakDType = Literal[DType, "tf32"]  # tf32: float32 tensors, rounded inside the GPU's multiplications
 Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed", "out_of_memory"]
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
 
@@ -49,7 +48,7 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     operator: Annotated[Operator, about("conv2d, conv_transpose2d, or the depthwise-separable pair")]
     kind: Annotated[Kind, about("most specific kind of convolution")]
     pass_: Annotated[Pass, about("forward, data_gradient or weight_gradient")] = field(name="pass")
-    dtype: Annotated[DType, about("element type of the tensors")]
+    dtype: Annotated[DType, about("element type of the tensors; tf32 is float32 with products rounded to TF32")]
     layout: Annotated[str, about("memory format of the tensors given to the implementation")]
     n: Annotated[int, about("batch size", ge=1)]
     c: Annotated[int, about("input channels", ge=1)]
@@ -114,7 +113,7 @@ class Peak(Struct, kw_only=True):
     quantity: Literal["fma", "gemm", "copy", "triad"]
     level: Annotated[str, about("register, L1, L2, L3 or DRAM: where the working set lives")]
     device: str
-    dtype: PeakDType
+    dtype: DType
     value: Annotated[float, about("FLOP/s for fma and gemm, bytes/s for copy and triad", gt=0)]
     working_set_bytes: Annotated[int | None, about("total over all threads", "byte")] = None
 

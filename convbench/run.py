@@ -21,7 +21,7 @@ from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
 from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
-from convbench.process import return_freed_memory
+from convbench.process import precision, return_freed_memory
 from convbench.registry import Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
@@ -141,7 +141,8 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
                 raise KeyboardInterrupt
             watch = Stopwatch()
             run_one = worker if worker and needs_worker(case, plan) else run_case
-            rows = list(run_one(case, plan, record, progress, watch))
+            with precision(case.dtype):
+                rows = list(run_one(case, plan, record, progress, watch))
             add_entry(record, rows, watch.seconds)  # first: an interrupt may come at any line
             if journal:
                 journal.append(Entry(case=number, rows=rows, timings=watch.seconds, warnings=noise()))
@@ -204,9 +205,10 @@ def verify_plan(
     with torch.inference_mode():
         for case in plan.cases:
             run_one = worker if worker and needs_worker(case, plan) else verify_case
-            for row in run_one(case, plan, record, None, Stopwatch()):
-                rows.append(row)
-                on_row(row)
+            with precision(case.dtype):
+                for row in run_one(case, plan, record, None, Stopwatch()):
+                    rows.append(row)
+                    on_row(row)
     return rows
 
 

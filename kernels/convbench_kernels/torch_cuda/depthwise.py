@@ -309,6 +309,8 @@ def covers(case: Case) -> str:
     spec, _ = as_conv2d(case)
     if spec.groups != spec.c:
         return "depthwise convolutions only"
+    if case.dtype == "tf32":
+        return "no matrix product that TF32 could round: see float32"
     if spec.r * spec.s > MOST_TAPS:
         return f"kernels of more than {MOST_TAPS} taps are not implemented"
     return ""

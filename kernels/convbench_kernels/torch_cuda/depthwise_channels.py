@@ -30,6 +30,7 @@ from convbench_kernels.torch_cuda.tuning import Tile
 
 LAST = MEMORY_FORMAT["channels_last"]
 MOST_CHANNELS = 64  # channels of a program, at most
+FEW_TAPS = 9  # more, and weights are turned to lie as channels do: a launch, for one load of several channels' taps
 ACCUMULATORS = 104  # registers of a thread for sums of the weight gradient: fewer taps a pass, and x is read more often
 SIZES: list[Tile] = [  # columns of a line, outputs of a column of lines in a program, warps: the fastest by trial
     {"cols": cols, "elements": elements, "warps": warps}
@@ -43,7 +44,7 @@ GRADIENT_SIZES: list[Tile] = [
 
 @triton.jit
 def _correlate(
-    source, w, bias, out, lines, groups, channels, source_h, source_w, out_h, out_w,
+    source, w, w_filter, w_tap, bias, out, lines, groups, channels, source_h, source_w, out_h, out_w,
     MULTIPLIER: tl.constexpr, SOURCES: tl.constexpr, TURNED: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STRIDE_H: tl.constexpr, UP_H: tl.constexpr, OFFSET_H: tl.constexpr, DILATION_H: tl.constexpr,
     STRIDE_W: tl.constexpr, UP_W: tl.constexpr, OFFSET_W: tl.constexpr, DILATION_W: tl.constexpr,
@@ -71,7 +72,7 @@ def _correlate(
             start = source + (n * source_h + row).to(tl.int64) * source_w * source_channels + channel
             taps = ()
             for s in tl.static_range(S):
-                at = w + filter_ * (R * S) + (R * S - 1 - r * S - s if TURNED else r * S + s)
+                at = w + filter_ * w_filter + (R * S - 1 - r * S - s if TURNED else r * S + s) * w_tap
                 taps += (tl.load(at, mask=k < channels, other=0.0).to(tl.float32),)
             for i in tl.static_range(COUNT):
                 column = group * STEP + FIRST + i
@@ -144,10 +145,11 @@ def correlate(case: Case, cols: int, elements: int, warps: int):
     shape = (case.spec.n, c.planes, c.h.out, c.w.out)
 
     def run(source, w, bias=None, relu=False):
-        source, w, out = source.contiguous(memory_format=LAST), w.contiguous(), new(shape, source, "channels_last")
+        source, w, out = source.contiguous(memory_format=LAST), w.flatten(1), new(shape, source, "channels_last")
+        w = w.t().contiguous().t() if w.shape[1] > FEW_TAPS else w
         with on(source):
             _correlate[grid](
-                source, w, bias, out, lines, groups, c.planes, c.h.source, c.w.source, c.h.out, c.w.out,
+                source, w, *w.stride(), bias, out, lines, groups, c.planes, c.h.source, c.w.source, c.h.out, c.w.out,
                 c.multiplier, c.sources, c.turned, c.h.taps, c.w.taps, *c.h[3:], *c.w[3:], size, step, first, count,
                 bias is not None, relu, tile_lines, tile_c, num_warps=warps,
             )  # fmt: skip

@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 
 from convbench.plugin import Case, Kernel, Layout
-from convbench_kernels.torch_cuda.implicit_gemm import PRECISION, aligned, innermost, multiply
 from convbench_kernels.torch_cuda.launch import INTERPRETED, Launch, both_layouts, new, on
+from convbench_kernels.torch_cuda.matrix import aligned, innermost, multiply, precision
 from convbench_kernels.torch_cuda.pair import error_factor
 from convbench_kernels.torch_cuda.tuning import FUSED, Tile, tiles
 
@@ -80,7 +80,7 @@ def pair(case: Case, layout: Layout):
             launch(grid,
                 x, w1.flatten(1).t().contiguous(), w2, bias, out, pixels, area // align, spec.c, spec.k, spec.h, spec.w,
                 spec.q, *x.stride(), w2.stride(0), y_n, y_k // y_align, y_w, spec.r, spec.s, *spec.stride,
-                *spec.padding, *spec.dilation, bias is not None, PRECISION.get(case.dtype, "ieee"), INTERPRETED, align,
+                *spec.padding, *spec.dilation, bias is not None, precision(case), INTERPRETED, align,
                 y_align,
             )  # fmt: skip
         return out

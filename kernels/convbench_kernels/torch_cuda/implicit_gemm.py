@@ -13,8 +13,7 @@ s x s phases (i, j) of output pixels: each takes only the taps that reach it, so
 rows. Neither im2col nor a turned filter is ever written. gemm_k runs over channels inside taps; with few channels over
 both at once, or most of a block was empty. Strides are arguments: one kernel reads and writes both layouts.
 
-The weight gradient is the GEMM of dy and the same windows of x over the pixels, gemm_m = filters, gemm_n = taps x
-channels, its pixels in SPLITS parts that are added in a fixed order.
+The weight gradient is weight_gradient.py's.
 
 Sums are in float32. Float32 operands are multiplied as such ("ieee"); only a case in tf32 rounds them.
 
@@ -37,29 +36,19 @@ import triton.language as tl
 
 from convbench.plugin import Case, Kernel, Layout
 from convbench_kernels.torch_cuda.depthwise import as_conv2d
-from convbench_kernels.torch_cuda.launch import INTERPRETED, Launch, add_partials, both_layouts, new, on
+from convbench_kernels.torch_cuda.launch import INTERPRETED, MEMORY_FORMAT, Launch, both_layouts, new, on
+from convbench_kernels.torch_cuda.matrix import aligned, innermost, multiply, pointwise, precision
 from convbench_kernels.torch_cuda.phases import Phase, phases_of
 from convbench_kernels.torch_cuda.tuning import GEMM, Tile, tiles
+from convbench_kernels.torch_cuda.weight_gradient import weight_gradient
 
-LAST = torch.channels_last
 FEW = 32  # channels of a group below which gemm_k runs over taps and channels at once
-PROGRAMS = 8 if INTERPRETED else 512  # of the weight gradient, about: some for each multiprocessor
-PIXELS_A_SPLIT = 128  # a multiple of every BK, so that loads stay aligned
-PRECISION = {"tf32": "tf32"}  # of the products, otherwise "ieee"
-
-
-@triton.jit
-def multiply(a, b, total, PRECISION: tl.constexpr, CAST: tl.constexpr):
-    """total + a b. CAST: the interpreter multiplies short types wrongly, in float32 the products are the same."""
-    if CAST:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
-    return tl.dot(a, b, total, input_precision=PRECISION)
 
 
 @triton.jit
 def _gemm(
-    source, w, bias, out, phases, batch, area_units, columns, height, width, filters, channels, taps_h, taps_w, offset_h,
-    offset_w, x_n, x_c_units, x_h, x_w, w_group, w_filter, w_channel, w_r, w_s, y_n, y_c_units, y_h, y_w,
+    source, w, bias, out, phases, batch, area_units, columns, height, width, filters, channels, taps_h, taps_w,
+    offset_h, offset_w, x_n, x_c_units, x_h, x_w, w_group, w_filter, w_channel, w_r, w_s, y_n, y_c_units, y_h, y_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr, SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr, SKIP_H: tl.constexpr, SKIP_W: tl.constexpr, SEVERAL: tl.constexpr, POINTWISE: tl.constexpr,
     FLAT: tl.constexpr, HAS_BIAS: tl.constexpr, RELU: tl.constexpr, PRECISION: tl.constexpr, CAST: tl.constexpr,
@@ -122,65 +111,6 @@ def _gemm(
     tl.store(target, total.to(out.dtype.element_ty), mask=here[:, None] & (f < filters)[None, :])
 
 
-@triton.jit
-def _weight_gradient(
-    x, dy, partials, pixels, a_split, area_units, columns, height, width, filters, channels, x_n, x_c_units, x_h, x_w,
-    y_n, y_c_units, y_w, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PADDING_H: tl.constexpr, PADDING_W: tl.constexpr,
-    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr, GROUPS: tl.constexpr,
-    POINTWISE: tl.constexpr, PRECISION: tl.constexpr, CAST: tl.constexpr, ALIGN: tl.constexpr, X_ALIGN: tl.constexpr,
-    Y_ALIGN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    blocks = tl.cdiv(filters, BM)
-    group, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    split = tl.program_id(2)
-    area, x_c, y_c = area_units * ALIGN, x_c_units * X_ALIGN, y_c_units * Y_ALIGN
-    f = block * BM + tl.arange(0, BM)
-    term = tl.program_id(1) * BN + tl.arange(0, BN)  # tap, then channel
-    some = term < channels * TAPS
-    tap, c = term // channels, group * channels + term % channels
-    eh, ew = (tap // S * DILATION_H - PADDING_H)[None, :], (tap % S * DILATION_W - PADDING_W)[None, :]
-    total = tl.zeros((BM, BN), tl.float32)
-    for step in range(tl.cdiv(a_split, BK)):
-        m = split * a_split + step * BK + tl.arange(0, BK)
-        here = m < pixels
-        n, pixel = m // area, m % area
-        gradient = (dy + n.to(tl.int64) * y_n)[None, :] + ((pixel * y_w)[None, :] + (group * filters + f)[:, None] * y_c)
-        a = tl.load(gradient, mask=(f < filters)[:, None] & here[None, :], other=0.0)
-        inside = here[:, None] & some[None, :]
-        if POINTWISE:
-            window = (pixel * x_w)[:, None]
-        else:
-            h, v = (pixel // columns)[:, None] * STRIDE_H + eh, (pixel % columns)[:, None] * STRIDE_W + ew
-            inside = inside & (h >= 0) & (h < height) & (v >= 0) & (v < width)
-            window = h * x_h + v * x_w
-        b = tl.load((x + n.to(tl.int64) * x_n)[:, None] + (window + c[None, :] * x_c), mask=inside, other=0.0)
-        total = multiply(a, b, total, PRECISION, CAST)
-    row = split.to(tl.int64) * GROUPS * filters + group * filters + f
-    target = partials + row[:, None] * (channels * TAPS) + term[None, :]
-    tl.store(target, total, mask=(f < filters)[:, None] & some[None, :])
-
-
-def pointwise(spec) -> bool:
-    """Every output pixel is one input pixel at the same place."""
-    return (spec.r, spec.s, spec.stride, spec.padding) == (1, 1, (1, 1), (0, 0))
-
-
-def aligned(size: int) -> int:
-    """The largest power of two that divides a size, as far as it helps: Triton itself sees sixteen or nothing."""
-    return min(size & -size, 16)
-
-
-def innermost(tensor: torch.Tensor, in_place: bool) -> torch.Tensor:
-    """The tensor, with channels innermost where its pixels cannot be loaded as they lie.
-
-    An asynchronous load takes four bytes and more: of a short type that is more than a pixel of a plane, and where
-    windows overlap, or planes begin anywhere, no two pixels are sure to be aligned. in_place: neither is so.
-    """
-    planes = in_place and (tensor.shape[2] * tensor.shape[3]) % 4 == 0
-    fits = tensor.element_size() == 4 or planes or tensor.shape[1] % 8
-    return tensor if fits else tensor.contiguous(memory_format=LAST)
-
-
 def correlate(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
     """run(source, w, bias=None, relu=False) -> out; forward or data gradient of either operator."""
     spec, gradient = as_conv2d(case)
@@ -192,7 +122,8 @@ def correlate(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
     shape = (spec.n, filters * spec.groups, *((spec.h, spec.w) if gradient else (spec.p, spec.q)))
     stride, step = ((1, 1), spec.stride) if gradient else (spec.stride, (1, 1))
     pixels, taps, flat = spec.n * max(a.size * b.size for a, b in phases), spec.r * spec.s, channels < FEW
-    launch = Launch(_gemm, tiles(pixels, filters, GEMM[case.dtype]), (pixels, filters, channels, taps, layout, case.dtype))
+    key = (pixels, filters, channels, taps, layout, case.dtype)
+    launch = Launch(_gemm, tiles(pixels, filters, GEMM[case.dtype]), key)
     tables: dict[torch.device, torch.Tensor | None] = {}
 
     def grid(tile: Tile) -> tuple[int, int, int]:
@@ -200,7 +131,8 @@ def correlate(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
 
     def run(source, w, bias=None, relu=False):
         out = new(shape, source, layout)
-        source, w = innermost(source, pointwise(spec)), w.contiguous(memory_format=LAST) if taps > 1 else w
+        source = innermost(source, pointwise(spec))
+        w = w.contiguous(memory_format=MEMORY_FORMAT["channels_last"]) if taps > 1 else w
         w_k, w_c, w_r, w_s = w.stride() if taps > 1 else (*w.stride()[:2], 0, 0)
         w_filter, w_channel = (w_c, w_k) if gradient else (w_k, w_c)
         (x_n, x_c, x_h, x_w), (y_n, y_c, y_h, y_w) = source.stride(), out.stride()
@@ -209,10 +141,10 @@ def correlate(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
             tables[source.device] = table(phases, source.device) if several else None
         with on(source):
             launch(grid,
-                source, w, bias, out, tables[source.device], spec.n, h.size * w_.size // align, w_.size, height, width, filters,
-                channels, h.count, w_.count, h.offset, w_.offset, x_n, x_c // x_align, x_h, x_w, outputs * w_k, w_filter,
-                w_channel, w_r, w_s, y_n, y_c // y_align, y_h, y_w, *stride, *step, *shift, *skip, several, pointwise(spec), flat,
-                bias is not None, relu, PRECISION.get(case.dtype, "ieee"), INTERPRETED, align, x_align, y_align,
+                source, w, bias, out, tables[source.device], spec.n, h.size * w_.size // align, w_.size, height, width,
+                filters, channels, h.count, w_.count, h.offset, w_.offset, x_n, x_c // x_align, x_h, x_w, outputs * w_k,
+                w_filter, w_channel, w_r, w_s, y_n, y_c // y_align, y_h, y_w, *stride, *step, *shift, *skip, several,
+                pointwise(spec), flat, bias is not None, relu, precision(case), INTERPRETED, align, x_align, y_align,
             )  # fmt: skip
         return out
 
@@ -221,39 +153,6 @@ def correlate(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
 
 def table(phases: list[tuple[Phase, Phase]], device: torch.device) -> torch.Tensor:
     return torch.tensor([[*h, *w] for h, w in phases], dtype=torch.int32, device=device)
-
-
-def weight_gradient(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
-    """run(x, dy) -> dw; of a transposed convolution the two change places."""
-    spec, _ = as_conv2d(case)
-    channels, filters, taps = spec.c // spec.groups, spec.k // spec.groups, spec.r * spec.s
-    pixels = spec.n * spec.p * spec.q
-    outputs = spec.k * triton.cdiv(channels * taps, 64) // 64 or 1
-    splits = max(1, min(triton.cdiv(pixels, 256), PROGRAMS // outputs))
-    a_split = triton.cdiv(triton.cdiv(pixels, splits), PIXELS_A_SPLIT) * PIXELS_A_SPLIT
-    splits = triton.cdiv(pixels, a_split)
-    key = (pixels, filters, channels, taps, layout, case.dtype)
-    launch = Launch(_weight_gradient, tiles(filters, channels * taps, GEMM[case.dtype]), key)
-
-    def grid(tile: Tile) -> tuple[int, int, int]:
-        return spec.groups * triton.cdiv(filters, tile["BM"]), triton.cdiv(channels * taps, tile["BN"]), splits
-
-    def run(x, dy):
-        x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
-        x, dy = innermost(x, pointwise(spec)), innermost(dy, in_place=True)
-        partials = torch.empty((splits, *spec.w_shape), device=x.device)
-        (x_n, x_c, x_h, x_w), (y_n, y_c, _, y_w) = x.stride(), dy.stride()
-        align, x_align, y_align = map(aligned, (spec.p * spec.q, x_c, y_c))
-        with on(x):
-            launch(grid,
-                x, dy, partials, pixels, a_split, spec.p * spec.q // align, spec.q, spec.h, spec.w, filters,
-                channels, x_n, x_c // x_align, x_h, x_w, y_n, y_c // y_align, y_w, *spec.stride, *spec.padding, *spec.dilation, spec.s, taps, spec.groups,
-                pointwise(spec), PRECISION.get(case.dtype, "ieee"), INTERPRETED, align, x_align, y_align,
-            )  # fmt: skip
-            dw = add_partials(partials, new(spec.w_shape, x, "channels_last"))
-        return dw if layout == "channels_last" else dw.contiguous()
-
-    return run
 
 
 def covers(case: Case) -> str:

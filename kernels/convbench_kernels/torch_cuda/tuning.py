@@ -88,9 +88,9 @@ def remembered(path: Path) -> dict[str, Tile]:
     try:
         found = json.loads(path.read_text())
         return {key: {name: int(size) for name, size in tile.items()} for key, tile in found.items()}
-    except FileNotFoundError:
+    except OSError:
         return {}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):  # of JSON, of what is in it
         warnings.warn(f"{path}: not a file of block sizes; they are tried again and it is replaced", stacklevel=2)
         return {}
 
@@ -122,7 +122,7 @@ def chosen(key: str, tiles: list[Tile], seconds: Callable[[Tile], float], path: 
 
 
 class Choice:
-    """The fastest of several sizes by trial: once for a key and device. In the interpreter, which has no time, the first."""
+    """The fastest of several sizes by trial, once for a key and device; the first in the interpreter, which is slow."""
 
     def __init__(self, name: str, tiles: list[Tile], key: Iterable[Any]) -> None:
         self.tiles, self.key = tiles, f"{name} {shape_class(key)}"
