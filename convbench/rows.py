@@ -8,7 +8,7 @@ from convbench import count
 from convbench.case import Case
 from convbench.measure import Policy, Samples, interquartile_range, median_interval, remarks, speedup
 from convbench.plugin import Implementation, Kernel
-from convbench.results import Record, RecordedRow, Status
+from convbench.results import GpuCell, Record, RecordedRow, Status
 from convbench.roofline import attainable
 from convbench.verify import Verification
 
@@ -24,6 +24,7 @@ class Cell:
     compile_s: float | None = None
     verification: Verification | None = None
     samples: Samples | None = None
+    gpu: GpuCell | None = None
 
     @property
     def built(self) -> Kernel:
@@ -58,6 +59,9 @@ def make_row(case: Case, cell: Cell, reference: Cell | None, record: Record, pol
         _add_roofline(row, record)
         if reference and reference.status == "ok" and reference.samples:
             _add_speedup(row, reference, cell.samples)
+    row.gpu = cell.gpu
+    if cell.gpu and cell.gpu.throttled:
+        row.notes.append(f"the GPU's clock was held down: {', '.join(cell.gpu.throttled)}")
     if cell.status == "ok" and cell.verification and cell.verification.detail:
         row.notes.append(cell.verification.detail)
     return row

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from convbench import count
 from convbench.case import Case
-from convbench.measure import CudaTimer, Policy, host_timer, measure, median_interval
+from convbench.machine.cuda_timer import CudaTimer
+from convbench.measure import Policy, host_timer, measure, median_interval
 from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.profile.layers import interval
 from convbench.profile.model import Cliff, LayerRow, Separable

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from convbench import __version__
 from convbench.case import Case
+from convbench.machine.cuda_timer import CudaTimer
 from convbench.machine.noise import snapshot, warnings
-from convbench.measure import CudaTimer, Interval, Policy, Samples, Timer, host_timer, measure, median_interval, speedup
+from convbench.measure import Interval, Policy, Samples, Timer, host_timer, measure, median_interval, speedup
 from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
 from convbench.profile import extras, layers
