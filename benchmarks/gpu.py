@@ -1,6 +1,6 @@
 """The whole GPU study in one command and one record: verify, tune and time every Triton kernel against torch.
 
-    python benchmarks/gpu.py --out reports/h100 [--minutes 6.8] [--batch 32] [--dtypes bfloat16 float32] [--device cuda:0]
+    python benchmarks/gpu.py --out reports/h100 [--minutes 6.8] [--batch 32] [--dtypes bfloat16 ...] [--device cuda:0]
 
 In this order, each type by itself, until the minutes are over, so that what matters most is there: the layers of the
 targets (gpu_targets.toml), all passes, one of each kind in turn; the same at batch 1 as CUDA graphs, on both sides;

@@ -70,7 +70,7 @@ def compiling(every: bool) -> Iterator[list[Compiled]]:
         used, ptx = usage(binary.asm["cubin"]), binary.asm["ptx"]
         found.append(Compiled(self.fn.__name__, options, *used, binary.metadata.shared, ptx))
 
-    def sizes(self: Choice, device: torch.device, call: Any) -> Tile:
+    def sizes(self: Choice, device: torch.device, call: Any, before: Any) -> Tile:
         for tile in self.tiles[1:] if every else ():
             call(tile)
         return self.tiles[0]

@@ -1,11 +1,13 @@
-"""Verify Triton kernels in Triton's interpreter: python -m tests.kernels.interpreted NAME..., with TRITON_INTERPRET=1.
+"""Verify Triton kernels in its interpreter: python -m tests.kernels.interpreted [NAME ...] with TRITON_INTERPRET=1.
 
 Prints a line a case, implementation|case|dtype|pass; fails at the first that is wrong. The interpreter takes a tenth
 of a millisecond an operation of a program: the shapes are small, and a kernel is called twice instead of five times.
+Without the variable they run on the first GPU, for compute-sanitizer to watch.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -54,12 +56,13 @@ def verified(checker: Checker, implementation: Implementation) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    wanted = tuple(f"triton.{name}" for name in sys.argv[1:])
+    wanted = tuple(f"triton.{name}" for name in sys.argv[1:] or [""])
+    device = "cpu" if os.environ.get("TRITON_INTERPRET") else "cuda:0"
     kernels = [i for i in registry().implementations.values() if i.name.startswith(wanted)]
     for number, (name, spec) in enumerate(CASES.items()):
         for dtype in ("float32", HALF_TYPES[number % 2]):
             for pass_ in PASSES:
-                checker = Checker(Case(spec, pass_, dtype, name=name))
+                checker = Checker(Case(spec, pass_, dtype, device, name=name))
                 for kernel in kernels:
                     if not kernel.supports(checker.case):
                         with torch.inference_mode():

@@ -34,8 +34,12 @@ def test_the_fastest_is_chosen_and_not_tried_again(tmp_path):
     assert tuning.chosen("a", TILES, times, path) == SMALL
     assert tuning.chosen("a", TILES, times, path) == SMALL
     assert times.tried == 2
+    order: list[object] = []
+    tuning.chosen("c", TILES, lambda tile: float(order.append(tile["BM"]) is None), path, order.append)
+    tuning.chosen("c", TILES, times, path, order.append)
+    assert order == [TILES, 128, 64], "compiled together before the first is tried, and only then"
     assert tuning.chosen("b", TILES, Times(1.0, 2.0), path) == LARGE, "another key is another question"
-    assert tuning.remembered(path) == {"a": SMALL, "b": LARGE}
+    assert tuning.remembered(path) == {"a": SMALL, "b": LARGE, "c": LARGE}
     assert [p.name for p in path.parent.iterdir()] == ["gpu.json"]
 
 

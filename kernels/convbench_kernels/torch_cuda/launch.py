@@ -7,6 +7,7 @@ that arithmetic and indices are right. Races, layouts and speed need a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import prod
@@ -82,7 +83,13 @@ class Launch:
         def call(tile: Tile) -> None:
             self.kernel[grid(tile)](*arguments, **tile)
 
-        call(self.choice(arguments[0].device, call))
+        def compile_all(tiles: list[Tile]) -> None:
+            """Side by side; what cannot be compiled says so when it is tried."""
+            with ThreadPoolExecutor() as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+                for tile in tiles:
+                    self.kernel.warmup(*arguments, grid=grid(tile), **tile)
+
+        call(self.choice(arguments[0].device, call, compile_all))
 
 
 def fastest(name: str, options: list[Tile], key: tuple[Any, ...], make: Callable[..., Callable[..., Any]]):

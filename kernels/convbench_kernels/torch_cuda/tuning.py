@@ -23,6 +23,7 @@ from platformdirs import user_cache_dir
 from triton import knobs
 
 Tile = dict[str, int]
+Before = Callable[[list[Tile]], object]
 
 INTERPRETED = bool(knobs.runtime.interpret)
 
@@ -103,13 +104,14 @@ def remember(path: Path, key: str, tile: Tile) -> None:
     new.replace(path)
 
 
-def chosen(key: str, tiles: list[Tile], seconds: Callable[[Tile], float], path: Path) -> Tile:
+def chosen(key: str, tiles: list[Tile], seconds: Callable[[Tile], float], path: Path, before: Before = len) -> Tile:
     """The remembered tile of a key, or the fastest of all by trial; seconds(tile) is inf where it cannot run."""
     if len(tiles) == 1:
         return tiles[0]
     known = remembered(path).get(key)
     if known in tiles:
         return known
+    before(tiles)
     times = [seconds(tile) for tile in tiles]
     if min(times) == inf:
         raise RuntimeError(f"none of {len(tiles)} block sizes can run: {key}")
@@ -128,14 +130,15 @@ class Choice:
         self.tiles, self.key = tiles, f"{name} {shape_class(key)}"
         self.made: dict[torch.device, Tile] = {}
 
-    def __call__(self, device: torch.device, call: Callable[[Tile], object]) -> Tile:
-        """The tile for a device, which is current; call(tile) launches with it."""
+    def __call__(self, device: torch.device, call: Callable[[Tile], object], before: Before = len) -> Tile:
+        """The tile for a device, which is current; call(tile) launches with it, before(tiles) precedes any trial."""
         if device not in self.made:
-            self.made[device] = self.tiles[0] if INTERPRETED else self.by_trial(device, call)
+            self.made[device] = self.tiles[0] if INTERPRETED else self.by_trial(device, call, before)
         return self.made[device]
 
-    def by_trial(self, device: torch.device, call: Callable[[Tile], object]) -> Tile:
-        return chosen(self.key, self.tiles, partial(tried, call), cache_file(torch.cuda.get_device_name(device)))
+    def by_trial(self, device: torch.device, call: Callable[[Tile], object], before: Before) -> Tile:
+        path = cache_file(torch.cuda.get_device_name(device))
+        return chosen(self.key, self.tiles, partial(tried, call), path, before)
 
 
 def tried(call: Callable[[Tile], object], tile: Tile) -> float:
