@@ -100,7 +100,8 @@ def test_the_epilogue_is_checked_before_it_is_timed(study, monkeypatch):
         return Kernel(lambda x, w, b, relu: torch.conv2d(x, w, b, padding=1), "")
 
     right, wrong = (
-        Implementation(name, lambda case: "", b) for name, b in zip(gpu_epilogue.KERNELS, (build, forgetful))
+        Implementation(name, lambda case: "", b)
+        for name, b in zip(gpu_epilogue.KERNELS, (build, forgetful), strict=True)
     )
     found_kernels = {i.name: i for i in (right, wrong)}
     monkeypatch.setattr(gpu_epilogue, "registry", lambda: Namespace(implementations=found_kernels))
