@@ -98,3 +98,13 @@ def test_nothing_computes_tf32_on_a_cpu():
     assert {name for name, answer in answers.items() if not answer} <= {"example.pointwise"}
     assert answers["torch.aten"] == "TF32 is a precision of CUDA devices"
     assert registry().implementations["torch.aten"].supports(Case(SPEC, dtype="tf32", device="cuda:0")) == ""
+
+
+def test_a_cpu_alone_is_refused_with_the_way_out():
+    from convbench.errors import InputError
+    from convbench.plan import check_precision
+
+    with pytest.raises(InputError, match="--dtype tf32: a precision of CUDA devices; add --device cuda"):
+        check_precision([Case(SPEC, dtype="tf32")])
+    check_precision([Case(SPEC, dtype="tf32", device="cuda:0"), Case(SPEC, dtype="tf32")])
+    check_precision([Case(SPEC), Case(SPEC, dtype="tf32")])
