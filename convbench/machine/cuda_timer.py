@@ -2,8 +2,8 @@
 
 A sample during which the clock fell below 75% of the GPU's own is thrown away and taken again after a pause, as nvbench
 does; not for ever, because a load that heats the GPU or reaches its power limit always runs slower. What the driver
-said after each sample is kept, by call. A cold call is enqueued while the flush before it runs, so that the time is the
-device's alone; launch_s is the host's share, and captured() takes it away for all (CUDA graphs).
+said after each sample is kept, by call. The device waits until a sample is enqueued, so that the time is its own alone;
+launch_s is the host's share, and captured() takes it away for all (CUDA graphs).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from convbench.results import GpuCell
 
 SLOW_CLOCK = 0.75  # of the GPU's highest clock: nvbench's threshold
 TRIES, PAUSE_S = 3, 0.05  # of one sample, and between them
-MOST_PAUSES = 40  # of one case
-LEAD_CYCLES = 1_000_000  # the device waits so long before a sample, and the host is ahead of it from then on
-COLD_SAMPLE_S = 0.001  # every call has events of its own: a sample need not be long against the clock
+MOST_PAUSES = 10  # of one case
+LEAD_CYCLES = 200_000  # the device waits so long for each call of a sample to be enqueued, ...
+MOST_AHEAD = 250  # ... for no more than this: its queue has an end
+COLD_SAMPLE_S = 0.0003  # every call has events of its own: a sample need not be long against the clock
 LAUNCHES = 20
 ENERGY_S = 1.0  # the driver's counter moves a few times in a tenth of a second
 
@@ -66,7 +67,7 @@ class CudaTimer:
         pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(timed)]
         torch.cuda.synchronize(self.device)
         with torch.cuda.device(self.device):  # events are recorded on the current device's stream
-            torch.cuda._sleep(LEAD_CYCLES)
+            torch.cuda._sleep(LEAD_CYCLES * min(calls, MOST_AHEAD))
             for start, stop in pairs:
                 self._flush()
                 start.record()

@@ -29,7 +29,7 @@ MOST_TAPS = 49  # unrolled
 
 @triton.jit
 def _pair(
-    x, w1, w2, bias, out, pixels, area_units, channels, filters, height, width, columns, x_n, x_c, x_h, x_w, w2_k,
+    x, w1, w2, bias, out, batch, area_units, channels, filters, height, width, columns, x_n, x_c, x_h, x_w, w2_k,
     y_n, y_k_units, y_w, R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PADDING_H: tl.constexpr, PADDING_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, CAST: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
@@ -39,7 +39,7 @@ def _pair(
     blocks = tl.cdiv(filters, BN)
     m = tl.program_id(0) // blocks * BM + tl.arange(0, BM)
     f = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
-    here = m < pixels
+    here = m < batch * area
     n, pixel = m // area, m % area
     top, left = pixel // columns * STRIDE_H - PADDING_H, pixel % columns * STRIDE_W - PADDING_W
     x_at = x + n.to(tl.int64) * x_n
@@ -78,7 +78,7 @@ def pair(case: Case, layout: Layout):
         align, y_align = aligned(area), aligned(y_k)
         with on(x):
             launch(grid,
-                x, w1.flatten(1).t().contiguous(), w2, bias, out, pixels, area // align, spec.c, spec.k, spec.h, spec.w,
+                x, w1.flatten(1).t().contiguous(), w2, bias, out, spec.n, area // align, spec.c, spec.k, spec.h, spec.w,
                 spec.q, *x.stride(), w2.stride(0), y_n, y_k // y_align, y_w, spec.r, spec.s, *spec.stride,
                 *spec.padding, *spec.dilation, bias is not None, precision(case), INTERPRETED, align,
                 y_align,

@@ -28,7 +28,7 @@ PIXELS_A_SPLIT = 128  # a multiple of every BK, so that loads stay aligned
 
 @triton.jit
 def _weight_gradient(
-    x, dy, partials, pixels, a_split, area_units, columns, height, width, filters, channels, x_n, x_c_units, x_h, x_w,
+    x, dy, partials, batch, a_split, area_units, columns, height, width, filters, channels, x_n, x_c_units, x_h, x_w,
     y_n, y_c_units, y_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PADDING_H: tl.constexpr, PADDING_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, S: tl.constexpr, TAPS: tl.constexpr, GROUPS: tl.constexpr,
@@ -47,7 +47,7 @@ def _weight_gradient(
     total = tl.zeros((BM, BN), tl.float32)
     for step in range(tl.cdiv(a_split, BK)):
         m = split * a_split + step * BK + tl.arange(0, BK)
-        here = m < pixels
+        here = m < batch * area
         n, pixel = m // area, m % area
         y_at = (dy + n.to(tl.int64) * y_n)[None, :]
         a = tl.load(
@@ -92,7 +92,7 @@ def weight_gradient(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
         align, x_align, y_align = map(aligned, (spec.p * spec.q, x_c, y_c))
         with on(x):
             launch(grid,
-                x, dy, partials, pixels, a_split, spec.p * spec.q // align, spec.q, spec.h, spec.w, filters, channels,
+                x, dy, partials, spec.n, a_split, spec.p * spec.q // align, spec.q, spec.h, spec.w, filters, channels,
                 x_n, x_c // x_align, x_h, x_w, y_n, y_c // y_align, y_w, *spec.stride, *spec.padding, *spec.dilation,
                 spec.s, taps, spec.groups, pointwise(spec), precision(case), INTERPRETED, align, x_align, y_align,
             )  # fmt: skip
