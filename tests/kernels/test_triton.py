@@ -36,20 +36,19 @@ def interpreted() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("layout", ["", "_channels_last"])
 @pytest.mark.parametrize(
-    ("name", "passes", "shapes", "of_each_short_type"),
+    ("name", "passes", "shapes", "short_types"),
     [
-        ("depthwise", PASSES, 6, 3),
-        ("implicit_gemm", PASSES, 8, 4),
-        ("fused", ("forward",), 2, 1),
-        ("pair", PASSES, 2, 1),
+        ("depthwise", PASSES, 6, (3, 3)),
+        ("implicit_gemm", PASSES, 8, (4, 4)),
+        ("fused", ("forward",), 2, (1, 1)),
+        ("pair", PASSES, 1, (1, 0)),
     ],
 )
-def test_in_the_interpreter(interpreted, name, layout, passes, shapes, of_each_short_type):
+def test_in_the_interpreter(interpreted, name, layout, passes, shapes, short_types):
     for pass_ in PASSES:
         ran = [dtype for i, _, dtype, its in interpreted if i == f"triton.{name}{layout}" and its == pass_]
-        assert ran.count("float32") == (shapes if pass_ in passes else 0)
-        short = of_each_short_type if pass_ in passes else 0
-        assert ran.count("float16") == ran.count("bfloat16") == short
+        expected = (shapes, *short_types) if pass_ in passes else (0, 0, 0)
+        assert tuple(map(ran.count, ("float32", "float16", "bfloat16"))) == expected
 
 
 @pytest.mark.parametrize(
