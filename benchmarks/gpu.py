@@ -32,7 +32,7 @@ from time import monotonic
 from typing import NamedTuple
 
 import gpu_epilogue
-from gpu_table import EPILOGUE, FAMILIES, line_of, show
+from gpu_table import EPILOGUE, line_of, show
 
 from convbench import plan as planning
 from convbench.case import Case
@@ -54,6 +54,7 @@ from convbench.verify import Checker
 
 TARGETS = str(Path(__file__).with_name("gpu_targets.toml"))
 PUBLISHED = ("mobilenet_v1", "resnet50", "deeplabv3", "unet", "dcgan", "separable")
+TORCH = (planning.REFERENCE, planning.CHANNELS_LAST)
 AFTER_STAGES = 2  # of the first type, bias and ReLU are measured
 ENERGY_MINUTES = 0.3
 SANITIZER_S = 25.0
@@ -136,14 +137,14 @@ def run(options: argparse.Namespace, device: str) -> Record:
 
 
 def contenders() -> list[Implementation]:
-    """Every Triton kernel, and torch's own without torch.compile."""
+    """Every Triton kernel, and torch's own in both layouts: cuDNN's, and ATen's depthwise kernel on plain tensors."""
     import torch
 
     torch.backends.cudnn.benchmark = True
     found = registry()
     if "triton" in found.unavailable:
         raise InputError(f"the Triton kernels are unavailable: {found.unavailable['triton']}")
-    return [i for i in found.implementations.values() if i.family in FAMILIES and "compile" not in i.name]
+    return [i for name, i in found.implementations.items() if name in TORCH or i.family == "triton"]
 
 
 def add_energy(record: Record, kernels: list[Implementation], device: str, seconds: float) -> None:

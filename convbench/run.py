@@ -313,7 +313,8 @@ def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress:
             for cell in _alive(cells):
                 name = cell.implementation.name
                 cell.samples = samples[name]
-                cell.gpu = on_gpu.cell(calls[name], originals[name]) if on_gpu else None
+                if on_gpu:
+                    cell.gpu = on_gpu.cell(calls[name], originals[name])
             return
 
 
