@@ -38,8 +38,8 @@ def interpreted() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("name", "passes", "shapes", "short_types"),
     [
-        ("depthwise", PASSES, 6, (3, 3)),
-        ("implicit_gemm", PASSES, 8, (4, 4)),
+        ("depthwise", PASSES, 6, (2, 2)),
+        ("implicit_gemm", PASSES, 8, (2, 2)),
         ("fused", ("forward",), 2, (1, 1)),
         ("pair", PASSES, 1, (1, 0)),
     ],

@@ -15,16 +15,15 @@ import triton.language as tl
 
 from convbench.plugin import Case
 from convbench_kernels.torch_cuda.depthwise import (
-    PROGRAMS,
     added,
     as_conv2d,
     correlation,
-    evenly,
     spread,
     tap,
     tile,
     zeros,
 )
+from convbench_kernels.torch_cuda.depthwise_weights import PROGRAMS, evenly
 from convbench_kernels.torch_cuda.launch import MEMORY_FORMAT, add_partials, new, on
 from convbench_kernels.torch_cuda.tuning import Tile
 

@@ -13,7 +13,7 @@ s x s phases (i, j) of output pixels: each takes only the taps that reach it, so
 rows. Neither im2col nor a turned filter is ever written. gemm_k runs over channels inside taps; with few channels over
 both at once, or most of a block was empty. Strides are arguments: one kernel reads and writes both layouts.
 
-The weight gradient is weight_gradient.py's.
+The weight gradient is implicit_gemm_weights.py's.
 
 Sums are in float32. Float32 operands are multiplied as such ("ieee"); only a case in tf32 rounds them.
 
@@ -36,11 +36,11 @@ import triton.language as tl
 
 from convbench.plugin import Case, Kernel, Layout
 from convbench_kernels.torch_cuda.depthwise import as_conv2d
+from convbench_kernels.torch_cuda.implicit_gemm_weights import weight_gradient
 from convbench_kernels.torch_cuda.launch import INTERPRETED, MEMORY_FORMAT, Launch, both_layouts, new, on
 from convbench_kernels.torch_cuda.matrix import aligned, innermost, multiply, pointwise, precision
 from convbench_kernels.torch_cuda.phases import Phase, phases_of
 from convbench_kernels.torch_cuda.tuning import GEMM, Tile, tiles
-from convbench_kernels.torch_cuda.weight_gradient import weight_gradient
 
 FEW = 32  # channels of a group below which gemm_k runs over taps and channels at once
 
