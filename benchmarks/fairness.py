@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from convbench.plan import REFERENCE, Selection, select_cases
+from convbench.plan import Selection, select_cases
 from convbench.process import keep_freed_memory, prepare
+from convbench.registry import REFERENCE
 
 
 def main(suite: str) -> None:

@@ -47,14 +47,14 @@ from convbench.measure import Policy
 from convbench.plugin import Implementation
 from convbench.process import keep_freed_memory, precision, prepare
 from convbench.records import spec_of
-from convbench.registry import registry
+from convbench.registry import CHANNELS_LAST, REFERENCE, registry
 from convbench.results import FAILED_STATUSES, Record
 from convbench.run import Plan, begin, execute, write_outputs
 from convbench.verify import Checker
 
 TARGETS = str(Path(__file__).with_name("gpu_targets.toml"))
 PUBLISHED = ("mobilenet_v1", "resnet50", "deeplabv3", "unet", "dcgan", "separable")
-TORCH = (planning.REFERENCE, planning.CHANNELS_LAST)
+TORCH = (REFERENCE, CHANNELS_LAST)
 AFTER_STAGES = 2  # of the first type, bias and ReLU are measured
 ENERGY_MINUTES = 0.3
 SANITIZER_S = 25.0

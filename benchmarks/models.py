@@ -17,8 +17,8 @@ from convbench import models
 from convbench.cli.common import err, out, table
 from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED
 from convbench.machine.noise import snapshot, warnings
-from convbench.plan import REFERENCE
 from convbench.process import keep_freed_memory, prepare
+from convbench.registry import REFERENCE
 
 if TYPE_CHECKING:
     from convbench.train.result import TrainRow

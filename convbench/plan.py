@@ -10,13 +10,11 @@ from fnmatch import fnmatchcase
 from convbench.case import Case, DType
 from convbench.errors import InputError
 from convbench.plugin import Implementation
-from convbench.registry import Registry
+from convbench.registry import REFERENCE, Registry
 from convbench.results import Row
 from convbench.spec import PASSES, Pass
 from convbench.suites import ModelSource, resolve
 
-REFERENCE = "torch.aten"  # torch.nn.functional
-CHANNELS_LAST = "torch.channels_last"  # the same on tensors in that format
 PASS_GROUPS: dict[str, tuple[Pass, ...]] = {
     **{name: (name,) for name in PASSES},
     "backward": ("data_gradient", "weight_gradient"),

@@ -120,8 +120,8 @@ def _require(cell: Cell) -> None:
 def _describe(benchmark: Any, case: Case, cell: Cell, record: Record) -> None:
     """Hand the row to pytest-benchmark, which writes it beside its own numbers."""
     from convbench.measure import Policy, Samples
-    from convbench.plan import REFERENCE
     from convbench.pytest_json import extra_info
+    from convbench.registry import REFERENCE
     from convbench.rows import make_row
 
     if benchmark.stats:

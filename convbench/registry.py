@@ -15,6 +15,8 @@ from convbench.plugin import Implementation, Probe, Unavailable
 OWN = "convbench"  # the distribution
 KERNELS_GROUP = "convbench.kernels"
 PROBES_GROUP = "convbench.probes"
+REFERENCE = "torch.aten"  # torch.nn.functional
+CHANNELS_LAST = "torch.channels_last"  # the same on tensors in that format
 
 
 class Broken(str):

@@ -21,10 +21,9 @@ from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.machine.cuda_timer import COLD_SAMPLE_S, CudaTimer, captured
 from convbench.machine.gpu import Watch
 from convbench.measure import Call, Policy, Timer, host_timer, measure
-from convbench.plan import REFERENCE
 from convbench.plugin import Implementation
 from convbench.process import precision, return_freed_memory
-from convbench.registry import Broken
+from convbench.registry import REFERENCE, Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
 from convbench.verify import Checker, failure

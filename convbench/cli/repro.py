@@ -61,7 +61,7 @@ def command(
 
 def _rows(path: Path, record: Record, name: str, wanted: dict[str, str], impl: str | None) -> list[RecordedRow]:
     """The rows of the one case meant. Raises InputError where it is none or several."""
-    from convbench.plan import REFERENCE
+    from convbench.registry import REFERENCE
 
     named = [row for row in record.rows if name in (row.case, f"{row.suite}/{row.case}")]
     rows = [row for row in named if all(getattr(row, field) == value for field, value in wanted.items())]

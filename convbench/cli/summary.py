@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from convbench.cli import common
-from convbench.plan import REFERENCE
+from convbench.registry import REFERENCE
 from convbench.report.analysis import Group, Mean, case_key, groups, implementations, notices
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 

@@ -10,9 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from convbench.errors import ConvbenchError
 from convbench.nn import ops
+from convbench.nn.choice import decode
+from convbench.nn.report import TORCH, Ran
 
 Tensor = torch.Tensor
 Ints = int | Sequence[int]
@@ -34,9 +38,12 @@ def conv2d(
     choice: see convbench.nn.choice. Raises what torch raises for operands that do not fit each other, and
     ConvbenchError where a strict choice cannot compute a pass.
     """
-    dilation = _pair(dilation)
-    input, padding = _padded(input, weight, padding, dilation)
-    rest = (_pair(stride), padding, dilation, False, (0, 0), groups, choice)
+    if reason := _unfit(input):
+        leave("conv2d", input, reason, decode(choice).strict)
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    stride, dilation = _pair(stride), _pair(dilation)
+    input, padding = _padded(input, weight, padding, stride, dilation)
+    rest = (stride, padding, dilation, False, (0, 0), groups, choice)
     return _batched(lambda x, w, b: ops.convolution(x, w, b, *rest), input, weight, bias)
 
 
@@ -52,6 +59,9 @@ def conv_transpose2d(
     choice: str = DEFAULT,
 ) -> Tensor:
     """torch.nn.functional.conv_transpose2d: weight (C, K/groups, R, S); otherwise as conv2d."""
+    if reason := _unfit(input):
+        leave("conv_transpose2d", input, reason, decode(choice).strict)
+        return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)  # type: ignore[arg-type]
     rest = (_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups, choice)
     return _batched(lambda x, w, b: ops.convolution(x, w, b, *rest), input, weight, bias)
 
@@ -67,12 +77,34 @@ def separable_conv2d(
     choice: str = DEFAULT,
 ) -> Tensor:
     """A depthwise (C, 1, R, S), then a pointwise (K, C, 1, 1) convolution with bias, in one kernel where one can."""
-    dilation = _pair(dilation)
-    input, padding = _padded(input, depthwise, padding, dilation)
-    rest = (_pair(stride), padding, dilation, choice)
+    if _unfit(input):
+        z = conv2d(input, depthwise, None, stride, padding, dilation, depthwise.shape[0], choice)
+        return conv2d(z, pointwise, bias, choice=choice)
+    stride, dilation = _pair(stride), _pair(dilation)
+    input, padding = _padded(input, depthwise, padding, stride, dilation)
+    rest = (stride, padding, dilation, choice)
     return _batched(
         lambda x, w1, w2, b: ops.separable_convolution(x, w1, w2, b, *rest), input, depthwise, pointwise, bias
     )
+
+
+def leave(name: str, input: Tensor, reason: str, strict: bool) -> None:
+    """Note a convolution that torch will compute; ConvbenchError where that is not wanted."""
+    if strict:
+        raise ConvbenchError(f"{name}: {reason}; use strict=False to let torch compute it")
+    layer = f"{name} {'x'.join(map(str, input.shape))}"
+    ops.count(Ran(layer, "forward", str(input.dtype), str(input.device), TORCH, reason=reason))
+
+
+def _unfit(input: Tensor) -> str:
+    """What these operators have no rule for, or ""."""
+    if torch.compiler.is_compiling():
+        return ""
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives"
+    if input.layout is not torch.strided:
+        return f"{input.layout} tensors"
+    return "" if input.device.type in ("cpu", "cuda") else f"tensors on {input.device.type}"
 
 
 def _pair(value: Ints) -> tuple[int, ...]:
@@ -82,13 +114,17 @@ def _pair(value: Ints) -> tuple[int, ...]:
 
 
 def _padded(
-    input: Tensor, weight: Tensor, padding: Ints | str, dilation: tuple[int, ...]
+    input: Tensor, weight: Tensor, padding: Ints | str, stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...]]:
     """(input, padding as numbers); what "same" has too much of on one side, the input is given."""
     if not isinstance(padding, str):
         return input, _pair(padding)
     if padding == "valid":
         return input, (0, 0)
+    if padding != "same":
+        raise RuntimeError(f"padding {padding!r}: expected a number, 'same' or 'valid'")
+    if any(size != 1 for size in stride):
+        raise RuntimeError("padding 'same' has no meaning with a stride; give numbers")
     total = [d * (size - 1) for d, size in zip(dilation, weight.shape[-2:], strict=True)]
     if any(t % 2 for t in total):
         input = F.pad(input, (0, total[1] % 2, 0, total[0] % 2))

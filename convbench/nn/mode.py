@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from convbench.errors import ConvbenchError
 from convbench.nn import functional
 from convbench.nn.choice import Wanted, encode
-from convbench.nn.report import TORCH, Ran, Report, reporting
+from convbench.nn.report import Report, reporting
 
 _OTHERS = {torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose3d}
 
@@ -32,6 +31,8 @@ class use_kernels(TorchFunctionMode):
     The block's value is a Report: which layer ran on what, or on torch and why. It holds for the thread that entered
     the block. torch.compile may wrap the model or the block. What torch runs from C++ (TorchScript, a loaded
     AOTInductor package) does not pass through Python and stays as it is.
+    torch turns the mode off while backward() runs, so what activation checkpointing computes again needs a block of its
+    own: checkpoint(..., use_reentrant=False, context_fn=lambda: (use_kernels(...), use_kernels(...))).
 
     Raises InputError for an unknown implementation, layer, kind or pass.
     """
@@ -57,13 +58,6 @@ class use_kernels(TorchFunctionMode):
         if func is torch.conv_transpose2d:
             return functional.conv_transpose2d(*args, **(kwargs | {"choice": self.choice}))
         if func in _OTHERS:
-            self._leave(func.__name__, *args)
+            reason = "only two-dimensional convolutions are replaced"
+            functional.leave(func.__name__, args[0] if args else kwargs["input"], reason, self.strict)
         return func(*args, **kwargs)
-
-    def _leave(self, name: str, input: torch.Tensor, *others: Any) -> None:
-        """Note a convolution in one or three dimensions, which no implementation computes."""
-        reason = "only two-dimensional convolutions are replaced"
-        if self.strict:
-            raise ConvbenchError(f"{name}: {reason}; use strict=False to let torch compute it")
-        layer = f"{name} {'x'.join(map(str, input.shape))}"
-        self.report.add(Ran(layer, "forward", str(input.dtype), str(input.device), TORCH, reason=reason))

@@ -59,11 +59,12 @@ def _execute(pass_: Pass, operands: tuple[Tensor, ...], x_size: Ints, w_size: In
 
 
 def _run(chosen: Plan, operands: tuple[Tensor, ...]) -> Tensor:
-    _count(chosen.ran)
+    count(chosen.ran)
     return _in_layout(chosen.run(*operands), operands)
 
 
-def _count(ran: Ran) -> None:
+def count(ran: Ran) -> None:
+    """In the open report; without one, what torch computes is a warning."""
     if open_report := report.current():
         open_report.add(ran)
     elif ran.reason:

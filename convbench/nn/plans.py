@@ -14,6 +14,7 @@ from convbench.errors import ConvbenchError, InputError
 from convbench.nn.choice import decode
 from convbench.nn.report import TORCH, Ran
 from convbench.plugin import Implementation
+from convbench.registry import REFERENCE
 from convbench.spec import ConvSpec, Operator, Pair, Pass
 
 Shape = tuple[int, ...]
@@ -69,6 +70,8 @@ def plan(call: Call) -> Plan:
     case, reason = _case(call)
     if case:
         implementation, reason = choice.pick(case)
+        if implementation and implementation.name == REFERENCE:  # as torch would have run: on the operands' own layout
+            return Plan(torchs(call), Ran(str(case.spec), case.pass_, case.dtype, case.device, REFERENCE, "aten"))
         if implementation:
             return Plan(*_built(implementation, case))
     layer = str(case.spec) if case else _layer(call)
@@ -95,7 +98,9 @@ def separable_plan(geometry: Geometry, operands: Described, choice: str) -> Plan
     except InputError:
         return None
     implementation = decode(choice).pick(case)[0] if _fit(case, operands) else None
-    return Plan(*_built(implementation, case)) if implementation else None
+    if implementation is None or implementation.name == REFERENCE:  # torch has no pair: its halves are two calls
+        return None
+    return Plan(*_built(implementation, case))
 
 
 def torchs(call: Call) -> Callable[..., torch.Tensor]:
@@ -111,8 +116,10 @@ def torchs(call: Call) -> Callable[..., torch.Tensor]:
 
 
 def _like(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """A tensor of that shape that holds no memory of its own."""
-    return tensor.new_empty(1).expand(shape)
+    """A tensor of that shape in the tensor's layout. Not one without memory: torch would copy it to a dense one."""
+    last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 
 def _built(implementation: Implementation, case: Case) -> tuple[Callable[..., torch.Tensor], Ran]:

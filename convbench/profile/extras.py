@@ -9,11 +9,11 @@ from convbench import count
 from convbench.case import Case
 from convbench.machine.cuda_timer import CudaTimer
 from convbench.measure import Policy, host_timer, measure, median_interval
-from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.profile.layers import interval
 from convbench.profile.model import Cliff, LayerRow, Separable
 from convbench.ratios import quotient
 from convbench.records import spec_of
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Record, RecordedRow
 from convbench.savings import analyse, quartets
 from convbench.savings.analysis import roof

@@ -9,11 +9,11 @@ from typing import Any, get_args
 from convbench import count
 from convbench.case import Case, DType
 from convbench.measure import Interval, median_interval
-from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.profile.model import CALL, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer
 from convbench.ratios import quotient
 from convbench.records import spec_of
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Peak, RecordedRow
 from convbench.roofline import attainable
 

@@ -12,7 +12,6 @@ from convbench.case import Case
 from convbench.machine.cuda_timer import CudaTimer
 from convbench.machine.noise import snapshot, warnings
 from convbench.measure import Interval, Policy, Samples, Timer, host_timer, measure, median_interval, speedup
-from convbench.plan import CHANNELS_LAST, REFERENCE
 from convbench.plugin import Implementation
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
@@ -21,6 +20,7 @@ from convbench.profile.model import LayerRow, Profile, Step
 from convbench.profile.variants import Trial, attempt, changes, without_denormals
 from convbench.profile.watch import Event, Layer, Watch, forward, inspect, training, why_no_backward
 from convbench.records import spec_of
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Record
 from convbench.run import Plan, Progress, begin, execute
 from convbench.spec import Pass

@@ -19,10 +19,10 @@ from convbench.errors import STRANGERS_ERRORS
 from convbench.measure import Samples, Timer, speedup
 from convbench.nn import use_kernels
 from convbench.nn.choice import layer_key
-from convbench.plan import REFERENCE
 from convbench.profile.model import LayerRow, Variant
 from convbench.profile.watch import denormals, forward, tensors
 from convbench.records import spec_of
+from convbench.registry import REFERENCE
 from convbench.suites.traced import Subject
 
 HOPELESS = 3.0  # a change that takes so many times the step in the best of its first calls is not sampled

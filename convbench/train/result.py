@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct, field
 
 from convbench.measure import Interval, median_interval
-from convbench.plan import REFERENCE
+from convbench.registry import REFERENCE
 from convbench.results import Environment, about
 from convbench.train.settings import Settings, Variant
 

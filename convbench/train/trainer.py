@@ -14,7 +14,7 @@ from torch import nn
 from convbench import models
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.nn import use_kernels
-from convbench.plan import CHANNELS_LAST, REFERENCE
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.train.data import Data
 from convbench.train.losses import loss_of
 from convbench.train.parallel import Group

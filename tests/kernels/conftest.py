@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+
+from convbench_kernels.numba_cpu import jit
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_work_is_shared() -> Iterator[None]:
+    """Tensors of tests are small: here they are shared out among threads all the same."""
+    kept, jit.SMALL = jit.SMALL, 1
+    yield
+    jit.SMALL = kept
 
 
 class Beside:

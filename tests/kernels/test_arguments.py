@@ -35,6 +35,23 @@ def test_tables_live_as_long_as_the_kernel(spec, pass_):
     assert len(filled) == 2999
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("spec", "pass_"), CASES, ids=str)
+def test_torchs_defaults_do_not_matter(spec, pass_, default):
+    """A program's default type and device are not its tensors': 4-byte results must not land in tensors of 2 bytes."""
+    case = Case(spec, pass_)
+    operands = reals(case, 1).values()
+    first = auto.build(case).run(*operands)
+    torch.set_default_dtype(default)
+    torch.set_default_device("meta")
+    try:
+        again = auto.build(case).run(*operands)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(again, first)
+
+
 def test_addresses_hold_their_arrays():
     array = np.arange(5)
     held = addresses(array, 7)

@@ -87,7 +87,7 @@ def test_any_convolution(drawn):
 
 
 def test_result_does_not_depend_on_threads():
-    ran = numba.get_num_threads()
+    ran = torch.get_num_threads()
     drawn = torch.Generator().manual_seed(1)
     for case in passes(spec([3, 20, 15, 13], 30, 3, padding=1, groups=2)):
         arguments = [torch.randn(case.operand_shape(n), generator=drawn) for n in case.operand_names]
@@ -95,10 +95,10 @@ def test_result_does_not_depend_on_threads():
         try:
             results = []
             for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
-                numba.set_num_threads(threads)
+                torch.set_num_threads(threads)
                 results.append(kernel.run(*arguments))
         finally:
-            numba.set_num_threads(ran)
+            torch.set_num_threads(ran)
         assert all(torch.equal(results[0], other) for other in results[1:])
 
 

@@ -24,11 +24,11 @@ def agree(implementation, case):
     operands = integers(case, 7)
     expected = reference(case, operands)
     for threads in (1, numba.config.NUMBA_NUM_THREADS):
-        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
         try:
             out = kernel.run(*operands.values())
         finally:
-            numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+            torch.set_num_threads(numba.config.NUMBA_NUM_THREADS)
         for got, want in zip(out if isinstance(out, tuple) else (out,), expected, strict=True):
             torch.testing.assert_close(got.double(), want, rtol=0, atol=0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numba
 import pytest
+import torch
 
 import convbench_kernels
 from convbench_kernels.numba_cpu import jit
@@ -23,10 +24,12 @@ import torch
 from convbench.plugin import Case, ConvSpec
 from convbench_kernels.numba_cpu.direct import IMPLEMENTATION
 from convbench_kernels.numba_cpu.implicit_gemm import convolve
-case = Case(ConvSpec.create([1, 3, 5, 5], 4, 3, padding=1))
-y = IMPLEMENTATION.build(case).run(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3))
-assert y[0, 0, 2, 2] == 27
-print(sum(convolve.stats.cache_hits.values()), sum(convolve.stats.cache_misses.values()))
+for size in 5, 200:  # on one thread, on all
+    case = Case(ConvSpec.create([1, 3, size, size], 4, 3, padding=1))
+    y = IMPLEMENTATION.build(case).run(torch.ones(1, 3, size, size), torch.ones(4, 3, 3, 3))
+    assert y[0, 0, 2, 2] == 27
+shared, alone = (kernel.stats for kernel in convolve.kernels)
+print(sum((shared.cache_hits + alone.cache_hits).values()), sum((shared.cache_misses + alone.cache_misses).values()))
 """
 
 
@@ -43,7 +46,7 @@ def test_second_process_starts_from_the_cache():
     """The largest kernel, in the cache that lasts: compiling it takes half a minute, so never in an empty one."""
     cache = jit.cache_folder().parents[1]
     hits_and_misses(ENGINE, cache)
-    assert hits_and_misses(ENGINE, cache) == (1, 0)
+    assert hits_and_misses(ENGINE, cache) == (2, 0)
 
 
 def test_an_edit_in_another_file_takes_effect(tmp_path):
@@ -105,3 +108,25 @@ def test_shares_are_even_and_whole(total, parts):
     assert [i for begin, end in ranges for i in range(begin, end)] == list(range(total))
     sizes = [end - begin for begin, end in ranges]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_threads_are_started_for_work_that_is_worth_them(monkeypatch):
+    monkeypatch.setattr(jit, "SMALL", 1000)
+    torch.set_num_threads(2)
+    assert [jit.threads_for(macs) for macs in (0, 1999, 2000, 10**9)] == [1, 1, 2, 2]
+    torch.set_num_threads(1)
+    assert jit.threads_for(10**9) == 1, "torch's number holds for both"
+    torch.set_num_threads(2)
+
+
+def test_first_launch_leaves_torch_its_number_of_threads():
+    program = """
+import torch
+torch.set_num_threads(1)
+from convbench.plugin import Case, ConvSpec
+from convbench_kernels.numba_cpu.gemm import IMPLEMENTATION
+run = IMPLEMENTATION.build(Case(ConvSpec.create([1, 32, 64, 64], 32, 1))).run
+run(torch.ones(1, 32, 64, 64), torch.ones(32, 32, 1, 1))
+print(torch.get_num_threads(), 1)
+"""
+    assert hits_and_misses(program, jit.cache_folder().parents[1]) == (1, 1)

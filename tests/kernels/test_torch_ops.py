@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from convbench.case import Case
+from convbench.operands import in_layout, reals
 from convbench.spec import ConvSpec
 from convbench_kernels.torch_ops import aten, channels_last, compile, unfold
 
@@ -47,16 +48,38 @@ def test_channels_last_is_given_and_gives_channels_last():
 def test_only_the_gradient_asked_for_is_computed(pass_, monkeypatch):
     """Times would otherwise be of two gradients."""
     masks = []
-    real = torch.ops.aten.convolution_backward
+    real = torch.ops.aten.convolution_backward.default
 
     def spy(*arguments):
         masks.append(arguments[-1])
         return real(*arguments)
 
-    monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
+    monkeypatch.setattr(torch.ops.aten.convolution_backward, "default", spy)
     case = Case(CONV, pass_)
     aten.build(case).run(*(torch.ones(case.operand_shape(name)) for name in case.operand_names))
     assert masks == {"forward": [], "data_gradient": [[1, 0, 0]], "weight_gradient": [[0, 1, 0]]}[pass_]
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("pass_", ["data_gradient", "weight_gradient"])
+def test_gradients_copy_what_autograd_copies(pass_, layout):
+    """Copying an operand that autograd need not copy would make the reference look slow."""
+    spec = ConvSpec.create([2, 16, 12, 12], 16, 3, padding=1, stride=2, groups=16)
+    case = Case(spec, pass_)
+    run = (aten if layout == "nchw" else channels_last).build(case).run
+    operands = in_layout(reals(case, 0), layout)
+    run(*operands.values())
+    shapes = {"x": spec.x_shape, "w": spec.w_shape, "dy": spec.y_shape}
+    x, w, dy = in_layout({name: torch.randn(shape) for name, shape in shapes.items()}, layout).values()
+    of = (x if pass_ == "data_gradient" else w).requires_grad_()
+    y = torch.nn.functional.conv2d(x, w, None, spec.stride, spec.padding, spec.dilation, spec.groups)
+    copies = []
+    for compute in (lambda: torch.autograd.grad(y, of, dy), lambda: run(*operands.values())):
+        with torch.profiler.profile() as seen:
+            compute()
+        names = [event.name for event in seen.events()]
+        copies.append([names.count(name) for name in ("aten::contiguous", "aten::clone", "aten::copy_")])
+    assert copies[0] == copies[1]
 
 
 def test_no_compiler_is_a_reason_not_a_failure(monkeypatch):

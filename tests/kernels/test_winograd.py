@@ -91,7 +91,7 @@ def test_drawn(size, channels, padding, dilation, batch, pass_):
     kernel = winograd.build(case)
     results = []
     for threads in (1, numba.config.NUMBA_NUM_THREADS):
-        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
         results.append(kernel.run(*operands.values()))
     assert torch.equal(*results), "the same on any number of threads"
     (expected,) = reference(case, operands)

@@ -56,6 +56,16 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
+def new(*shape: int) -> torch.Tensor:
+    """A float32 tensor to be written, whatever torch's default type and device are: kernels write to its address."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def zeros(*shape: int) -> torch.Tensor:
+    """As new(), of zeros."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def _array(context: Any, builder: Any, array_type: Any, where: Any, shape: list[Any]) -> Any:
     size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
     array = context.make_array(array_type)(context, builder)

@@ -35,13 +35,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Kernel
-from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
+from convbench_kernels.numba_cpu.arguments import (
+    Addresses,
+    addresses,
+    dense,
+    floats,
+    integers_of,
+    new,
+    record,
+    table,
+    zeros,
+)
 from convbench_kernels.numba_cpu.depthwise_channels import TOGETHER as BLOCK_TOGETHER
 from convbench_kernels.numba_cpu.depthwise_channels import clear, convolve_block, pad_block, pixels_to_planes
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import (
+    STREAMED,
+    allocating_kernel,
+    inline_kernel,
+    kernel,
+    share,
+    threaded_kernel,
+    threads_for,
+)
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.pack import pack_plane
 from convbench_kernels.numba_cpu.simd import (
@@ -311,7 +329,7 @@ def scratch_size(phases, g):
     return largest
 
 
-@kernel
+@allocating_kernel
 def _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads):
     """One thread's share of the blocks of LANES channels; the channels that fill no block go plane by plane."""
     f = phases[0]
@@ -338,7 +356,7 @@ def _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads):
                 _plane_phases(source + last - k, last, x, w, y, at * g.y_plane, bias, taps, phases, g, rest)
 
 
-@kernel
+@allocating_kernel
 def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
     """One thread's share of the output planes, all their phases."""
     g = record(Planes, g_at)
@@ -353,7 +371,7 @@ def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
         _plane_phases(source, k, x, w, y, i * g.y_plane, bias, taps, phases, g, scratch)
 
 
-@parallel_kernel
+@threaded_kernel
 def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly."""
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
@@ -481,7 +499,7 @@ def _gradient_plane(k, x, dy, dw, taps, f, g, scratch):
             _gradient_padded(scratch, taps, dy, di, rows, cols, f[PITCH], dw, k * count)
 
 
-@kernel
+@allocating_kernel
 def _gradient_share(x, dy, dw, taps, phases, g_at, thread, threads):
     """One thread's share of the filters. f, g: the forward's phase and planes."""
     g, f = record(Planes, g_at), phases[0]
@@ -491,7 +509,7 @@ def _gradient_share(x, dy, dw, taps, phases, g_at, thread, threads):
         _gradient_plane(k, x, dy, dw, taps, f, g, scratch)
 
 
-@parallel_kernel
+@threaded_kernel
 def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses as in convolve. Filters shared out evenly: each is summed by one thread in one order."""
     x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
@@ -511,6 +529,12 @@ class Tables:
     taps: np.ndarray
     phases: np.ndarray
     planes: Planes
+
+    @property
+    def work(self) -> int:
+        """What is read or written, for threads_for()."""
+        p = self.planes
+        return STREAMED * p.images * max(p.x_planes * p.height * p.width, p.y_planes * p.y_plane)
 
     def addresses(self) -> Addresses:
         """Arguments of a kernel."""
@@ -613,24 +637,24 @@ def gradient_tables(spec: ConvSpec) -> Tables:
 
 
 def _convolution(tables: Tables, shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    no_bias, constants = torch.zeros(tables.planes.y_planes), tables.addresses()
+    no_bias, constants, work = zeros(tables.planes.y_planes), tables.addresses(), tables.work
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), torch.empty(shape)
+        x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), new(*shape)
         operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr())
-        convolve(*operands, *constants, get_num_threads())
+        convolve(*operands, *constants, threads_for(work))
         return y
 
     return run
 
 
 def _weight_gradient(tables: Tables, shape: tuple[int, ...], exchanged: bool) -> Callable[..., torch.Tensor]:
-    constants = tables.addresses()
+    constants, work = tables.addresses(), tables.work
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-        dw, x, dy = torch.empty(shape), dense(x), dense(dy)
+        dw, x, dy = new(*shape), dense(x), dense(dy)
         x, dy = (dy, x) if exchanged else (x, dy)
-        convolve_weights(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), *constants, get_num_threads())
+        convolve_weights(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), *constants, threads_for(work))
         return dw
 
     return run

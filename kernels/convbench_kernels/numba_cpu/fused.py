@@ -30,11 +30,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 from convbench_kernels.numba_cpu import pair
-from convbench_kernels.numba_cpu.arguments import Addresses, addresses, dense, floats, integers_of, record, table
+from convbench_kernels.numba_cpu.arguments import (
+    Addresses,
+    addresses,
+    dense,
+    floats,
+    integers_of,
+    new,
+    record,
+    table,
+    zeros,
+)
 from convbench_kernels.numba_cpu.depthwise import (
     COLUMNS,
     ROWS,
@@ -44,7 +54,14 @@ from convbench_kernels.numba_cpu.depthwise import (
     forward_tables,
     scratch_size,
 )
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import (
+    allocating_kernel,
+    inline_kernel,
+    kernel,
+    share,
+    threaded_kernel,
+    threads_for,
+)
 from convbench_kernels.numba_cpu.pack import workspace
 from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_rows, tile_store
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
@@ -135,7 +152,7 @@ def _multiply(w, last, work, panel, y, yi, bias, pixels, g):
                 _spilled(spill, y, target, plane, rows, min(left, ROW))
 
 
-@kernel
+@allocating_kernel
 def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g, scratch):
     """z of one block of rows into the panel, then the product."""
     begin = block * g.rows
@@ -149,7 +166,7 @@ def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phas
     _multiply(w2, last, work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
 
 
-@kernel
+@allocating_kernel
 def _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, thread, threads):
     """One thread's share of the blocks of rows."""
     g, planes = record(Sizes, g_at), record(Planes, planes_at)
@@ -162,7 +179,7 @@ def _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, thread
         )
 
 
-@parallel_kernel
+@threaded_kernel
 def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_count, phases_at, phases_count,
              planes_at, g_at, threads):  # fmt: skip
     """Addresses: float32 x, weights, y, bias, zeros, workspace; tables. Blocks of rows shared out evenly."""
@@ -195,8 +212,8 @@ def sizes(spec: ConvSpec, threads: int) -> Sizes:
 def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
     """run(x, w_depthwise, w_pointwise, bias=None) -> y."""
     tables = forward_tables(spec.depthwise())
-    padded = -(-spec.k // MR) * MR
-    zero, no_bias, shape, constants = torch.zeros(spec.c), torch.zeros(padded), spec.y_shape, tables.addresses()
+    padded, macs = -(-spec.k // MR) * MR, spec.n * spec.c * spec.p * spec.q * (spec.r * spec.s + spec.k)
+    zero, no_bias, shape, constants = zeros(spec.c), zeros(padded), spec.y_shape, tables.addresses()
 
     @cache
     def sized(threads: int) -> tuple[int, Addresses]:
@@ -204,11 +221,11 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
         return g.w_size + threads * g.per_thread, addresses(integers_of(g))
 
     def run(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x, w1, w2, y, start = dense(x), dense(w1), dense(w2), torch.empty(shape), no_bias
-        threads = get_num_threads()
+        x, w1, w2, y, start = dense(x), dense(w1), dense(w2), new(*shape), no_bias
+        threads = threads_for(macs)
         size, g = sized(threads)
         if bias is not None:
-            start = torch.zeros(padded)
+            start = zeros(padded)
             start[: spec.k] = bias
         work = workspace(size)
         convolve(x.data_ptr(), w1.data_ptr(), w2.data_ptr(), y.data_ptr(), start.data_ptr(), zero.data_ptr(),

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
 from convbench.plugin import Case, Pass
-from convbench_kernels.numba_cpu.arguments import dense, floats
-from convbench_kernels.numba_cpu.jit import kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.arguments import dense, floats, new, zeros
+from convbench_kernels.numba_cpu.jit import STREAMED, kernel, share, threaded_kernel, threads_for
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
     fma,
@@ -32,7 +32,6 @@ from convbench_kernels.numba_cpu.simd import (
 )
 from convbench_kernels.numba_cpu.tiles import LANES
 
-SERIAL = 1 << 15  # weights up to which one thread does it all
 TOGETHER = 4  # filters a pass: each vector of x is loaded once for them
 COLUMNS = 8  # vectors of dx a pass: as many independent sums as an FMA's latency needs
 BLOCK = COLUMNS * LANES
@@ -116,7 +115,7 @@ def multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, thread, threads):
         _outer(a, b, out, images, c, k, thread, threads)
 
 
-@parallel_kernel
+@threaded_kernel
 def multiply_shared(pass_, a_at, b_at, out_at, bias_at, images, c, k, threads):
     for t in prange(threads):
         multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, t, threads)
@@ -125,15 +124,12 @@ def multiply_shared(pass_, a_at, b_at, out_at, bias_at, images, c, k, threads):
 def gemv(case: Case) -> Callable[..., torch.Tensor]:
     """run(a, b, bias=None) on the pass's two operands, in the order of Case.operand_names."""
     spec, number = case.spec, PASSES.index(case.pass_)
-    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], torch.zeros(spec.k)
+    images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], zeros(spec.k)
 
     def run(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        a, b, bias, out = dense(a), dense(b), no_bias if bias is None else dense(bias), torch.empty(shape)
+        a, b, bias, out = dense(a), dense(b), no_bias if bias is None else dense(bias), new(*shape)
         at = (a.data_ptr(), b.data_ptr(), out.data_ptr(), bias.data_ptr())
-        if c * k <= SERIAL:
-            multiply(number, *at, images, c, k, 0, 1)
-        else:
-            multiply_shared(number, *at, images, c, k, get_num_threads())
+        multiply_shared(number, *at, images, c, k, threads_for(STREAMED * c * k))
         return out
 
     return run

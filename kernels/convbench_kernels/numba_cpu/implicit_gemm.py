@@ -40,9 +40,9 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
-from convbench_kernels.numba_cpu.arguments import dense, floats, record, table
+from convbench_kernels.numba_cpu.arguments import dense, floats, new, record, table, zeros
 from convbench_kernels.numba_cpu.gemv import TOGETHER as DOTS
 from convbench_kernels.numba_cpu.gemv import dot_filters
 from convbench_kernels.numba_cpu.geometry import (
@@ -63,7 +63,14 @@ from convbench_kernels.numba_cpu.geometry import (
     Taps,
     plan,
 )
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import (
+    allocating_kernel,
+    inline_kernel,
+    kernel,
+    share,
+    threaded_kernel,
+    threads_for,
+)
 from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
@@ -87,6 +94,7 @@ from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 ROW = NR * LANES  # of a tile spilled to memory
 ZERO = np.float32(0.0)
+NOTHING = np.zeros(MR, np.float32)  # in place of a bias
 CHANNELS = 16  # copied at a time: few pages, and a tap's place is looked up once for them
 
 
@@ -103,75 +111,75 @@ def _put(t, out, at, row, added):
 
 
 @kernel
-def _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added):
+def _packed3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
-    for i in range(count):
+    for i in range(begin, end):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1, d2))
     _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place3(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
+def _in_place3(w, wi, row, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 3, bias, k)
-    for i in range(count):
+    for i in range(begin, end):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
     _put(t, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g):
+def _panel3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
     if g.pack_w:
-        _packed3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added)
+        _packed3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added)
     else:
-        _in_place3(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
+        _in_place3(w, wi, g.w_row, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
 
 
 @kernel
-def _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added):
+def _packed2(w, wi, x, xi, d1, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
-    for i in range(count):
+    for i in range(begin, end):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0, d1))
     _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place2(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
+def _in_place2(w, wi, row, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 2, bias, k)
-    for i in range(count):
+    for i in range(begin, end):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
     _put(t, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g):
+def _panel2(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
     if g.pack_w:
-        _packed2(w, wi, x, xi, d1, steps, count, bias, k, out, at, out_row, added)
+        _packed2(w, wi, x, xi, d1, steps, begin, end, bias, k, out, at, out_row, added)
     else:
-        _in_place2(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
+        _in_place2(w, wi, g.w_row, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
 
 
 @kernel
-def _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added):
+def _packed1(w, wi, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
-    for i in range(count):
+    for i in range(begin, end):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], (0,))
     _put(t, out, at, out_row, added)
 
 
 @kernel
-def _in_place1(w, wi, row, x, xi, steps, count, bias, k, out, at, out_row, added):
+def _in_place1(w, wi, row, x, xi, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, 1, bias, k)
-    for i in range(count):
+    for i in range(begin, end):
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
     _put(t, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g):
+def _panel1(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
     if g.pack_w:
-        _packed1(w, wi, x, xi, steps, count, bias, k, out, at, out_row, added)
+        _packed1(w, wi, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
     else:
-        _in_place1(w, wi, g.w_row, x, xi, steps, count, bias, k, out, at, out_row, added)
+        _in_place1(w, wi, g.w_row, x, xi, steps, begin, end, bias, k, out, at, out_row, added)
 
 
 @inline_kernel
@@ -360,15 +368,14 @@ def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
 
 
 @inline_kernel
-def _panel(vectors, w, wi, x, xi, d1, d2, steps, bias, k, out, at, out_row, added, g):
+def _panel(vectors, w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
     """One panel of filters on 1 to NR vectors of pixels."""
-    count = steps.shape[0]
     if vectors == 3:
-        _panel3(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g)
+        _panel3(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g)
     elif vectors == 2:
-        _panel2(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g)
+        _panel2(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g)
     else:
-        _panel1(w, wi, x, xi, d1, d2, steps, count, bias, k, out, at, out_row, added, g)
+        _panel1(w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g)
 
 
 @kernel
@@ -379,34 +386,42 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
     p, q = first * LANES // pitch, first * LANES % pitch
     gapless = pitch == g.q == g.y_row and (first + vectors) * LANES <= g.p * g.q
     direct = g.fan == 1 and g.y_step == 1 and (gapless or q + vectors * LANES <= g.q)
-    nothing = np.zeros(MR, np.float32)
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
         a, target, sums = wi + i * panel_step, yi + i * MR * g.y_plane, sums_at + (i - panel) * sums_step
-        start, b = (nothing, 0) if n else (bias, k + i * MR)
+        start, b = (NOTHING, 0) if n else (bias, k + i * MR)
         whole, done = direct and rows == MR, 0  # whole: then there is one phase
         for f in range(g.fan):
             lo, hi = share(begins[f + 1] - begins[f], n, slices)
-            own = steps[begins[f] + lo : begins[f] + hi]
             source = xi + (done - begins[f] - lo) * ROW if copied else xi
             done += hi - lo
             out, at, row = (y, target + p * g.y_row + q, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
-            _panel(vectors, w, a, x, source, d1, d2, own, start, b, out, at, row, n, g)
+            _panel(vectors, w, a, x, source, d1, d2, steps, begins[f] + lo, begins[f] + hi, start, b, out, at, row, n,
+                   g)  # fmt: skip
         if n == slices - 1 and not whole:
             _write(work, sums, y, target, rows, first, vectors, g)
 
 
-@kernel
+@allocating_kernel
 def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threads):
-    """One thread's share of a block of images. bias has groups * panels * MR entries."""
+    """One thread's share of a block of images."""
     g = record(Geometry, g_at)
-    tiles = -(-g.vectors // NR)
-    per_unit = tiles * g.panels
-    at, end = share(images * g.groups * per_unit, thread, threads)
     live = np.full(taps.shape[0] + 1, -1)
     steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.zeros(g.fan + 1, np.int64)
     copied_steps = np.empty_like(steps)
     runs, places = np.empty((ROW, 4), np.int64), np.empty((taps.shape[0] * ROW, 4), np.int64)
+    _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins, runs, places, g_at, first_image,
+                   images, thread, threads)  # fmt: skip
+
+
+@kernel
+def _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins, runs, places, g_at, first_image,
+                   images, thread, threads):  # fmt: skip
+    """Tile by tile, each with all panels of filters. bias has groups * panels * MR entries."""
+    g = record(Geometry, g_at)
+    tiles = -(-g.vectors // NR)
+    per_unit = tiles * g.panels
+    at, end = share(images * g.groups * per_unit, thread, threads)
     sums_at, known = g.panel_at + thread * g.panel_size, -1
     copy_at = sums_at + g.sums_size
     while at < end:
@@ -477,7 +492,7 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, t
                            phases[f, 0], phases[f, 1], work, at + f * g.phase_plane)  # fmt: skip
 
 
-@parallel_kernel
+@threaded_kernel
 def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan.
 
@@ -502,16 +517,18 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     plans = [plan(t) for t in passes]
     first = plans[0].geometry
     padded = (first.groups, first.panels * MR)
-    no_bias = torch.zeros(padded)
+    no_bias = zeros(*padded)
     size = max(p.size(1) for p in plans)
     per_thread = max(p.geometry.panel_size for p in plans)
+    macs = sum(p.geometry.images * p.geometry.groups * p.geometry.k * p.geometry.c * len(p.taps) * p.geometry.p
+               * p.geometry.q for p in plans)  # fmt: skip
     before = [False, *(p.shares_x(q) for q, p in pairwise(plans))]
     tables = [(int(x), p.addresses()) for x, p in zip(before, plans, strict=True)]
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y, threads, start = torch.empty(shape), get_num_threads(), no_bias
+        y, threads, start = new(*shape), threads_for(macs), no_bias
         if bias is not None:
-            start = torch.zeros(padded)
+            start = zeros(*padded)
             start[:, : first.k] = dense(bias).view(first.groups, first.k)
         x, w = dense(x), dense(w)
         work = workspace(size + (threads - 1) * per_thread)

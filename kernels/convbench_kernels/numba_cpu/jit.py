@@ -5,9 +5,11 @@
 - Numba's cache notices an edit in the decorated function's own file only. Machine code of a kernel
   also depends on simd.py, tiles.py and every function it inlines, so the cache folder is named by a
   hash of all kernel sources and the compiler's version: an edit anywhere starts an empty folder.
+- Kernels do not count references (Numba's _nrt option): each call would add and subtract one for every array it is
+  given, and on x86 such a locked instruction waits until all stores before it are done.
 - Sums may be reordered and contracted (stated in the tolerance); NaN and infinity are never assumed away.
-- ``parallel_kernel`` bodies are ``for t in prange(threads)`` with each t computing its own range
-  (``share``): Numba's omp layer ignores chunk sizes. They are expensive to compile: keep them thin.
+- Bodies of ``parallel_kernel`` and ``threaded_kernel`` are ``for t in prange(threads)``, each t computing its own
+  range (``share``): Numba's omp layer ignores chunk sizes. They are expensive to compile: keep them thin.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
 import numba
+import torch
 from numba.core import config as _config
 from platformdirs import user_cache_dir
 
@@ -70,18 +74,57 @@ def _compile(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile on first call, or load from the cache. Runs on the calling thread."""
-    return _compile(function)
+    """Compile on first call, or load from the cache. Runs on the calling thread. Arrays are borrowed, none is made."""
+    return _compile(function, _nrt=False)
 
 
 def inline_kernel(function: Callable[..., Any]) -> Any:
     """A piece of a kernel: merged into its callers' machine code."""
-    return _compile(function, forceinline=True)
+    return _compile(function, forceinline=True, _nrt=False)
+
+
+def allocating_kernel(function: Callable[..., Any]) -> Any:
+    """A kernel that makes arrays of its own, for a whole share of the work and not inside its loops."""
+    return _compile(function)
+
+
+SMALL = 1 << 19  # MACs of a dense kernel: 5 us, as long as starting a thread takes
+STREAMED = 16  # MACs' worth of an element that is read or written once
 
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:
     """Like kernel, with prange over threads."""
     return _compile(function, parallel=True)
+
+
+def threaded_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A parallel_kernel whose last argument is the number of threads: for one it runs on the calling thread.
+
+    Starting threads takes longer than a small layer, much longer while other programs keep the cores busy."""
+    copy = FunctionType(function.__code__, function.__globals__)
+    copy.__qualname__ = f"{function.__qualname__}_alone"  # the cache finds kernels by it
+    shared, alone = _compile(function, parallel=True), _compile(copy)
+
+    @wraps(function)
+    def launch(*arguments: Any) -> None:
+        (shared if arguments[-1] > 1 else alone)(*arguments)
+
+    launch.kernels = (shared, alone)  # type: ignore[attr-defined]
+    return launch
+
+
+def threads_for(macs: int) -> int:
+    """Threads worth starting for so much work: SMALL at least for each, and no more than torch may use."""
+    return max(1, min(torch.get_num_threads(), _most_threads(), macs // SMALL))
+
+
+@cache
+def _most_threads() -> int:
+    """Starts Numba's threads. OpenMP's number is then Numba's for torch as well, which is put back."""
+    torchs = torch.get_num_threads()
+    most = numba.get_num_threads()
+    torch.set_num_threads(torchs)
+    return most
 
 
 @inline_kernel

@@ -14,6 +14,7 @@ import threading
 import numpy as np
 import torch
 
+from convbench_kernels.numba_cpu.arguments import new
 from convbench_kernels.numba_cpu.jit import inline_kernel
 from convbench_kernels.numba_cpu.simd import (
     gather,
@@ -33,7 +34,7 @@ def workspace(size: int) -> torch.Tensor:
     """At least `size` float32, this thread's own, kept between calls: fresh pages would cost faults every call."""
     kept = getattr(_kept, "buffer", None)
     if kept is None or kept.numel() < size:
-        kept = _kept.buffer = torch.empty(size, dtype=torch.float32)
+        kept = _kept.buffer = new(size)
     return kept
 
 

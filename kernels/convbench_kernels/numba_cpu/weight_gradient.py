@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
 from convbench_kernels.numba_cpu.arguments import (
     Addresses,
@@ -39,11 +39,13 @@ from convbench_kernels.numba_cpu.arguments import (
     floats,
     integers,
     integers_of,
+    new,
     record,
     table,
+    zeros,
 )
 from convbench_kernels.numba_cpu.geometry import PLANES, Geometry, Taps, plan
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threaded_kernel, threads_for
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.simd import offsets, tile_add, tile_fma_rows, tile_store, tile_zero, transpose
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
@@ -253,7 +255,7 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
         at_tile = until
 
 
-@parallel_kernel
+@threaded_kernel
 def reduce_pixels(x_at, dy_at, dw_at, work_at, phases_at, phases_count, g_at, row_x_at, row_w_at, rows,
                   pixel_x_at, r_at, threads):  # fmt: skip
     """Addresses: float32 x, dy, dw, workspace; the rest as in ReductionPlan."""
@@ -273,10 +275,12 @@ def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, 
     """run(x, dy) -> dw of `shape`, for the forward pass `t`."""
     chosen = plan_reduction(t)
     constants = chosen.addresses()
-    allocate = torch.zeros if chosen.partial else torch.empty
+    r = chosen.reduction
+    macs = r.images * r.groups * r.k * r.pairs * r.pixels
+    allocate = zeros if chosen.partial else new
 
     def run(x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-        dw, x, dy, threads = allocate(shape), dense(x), dense(dy), get_num_threads()
+        dw, x, dy, threads = allocate(*shape), dense(x), dense(dy), threads_for(macs)
         work = workspace(chosen.size(threads))
         reduce_pixels(x.data_ptr(), dy.data_ptr(), dw.data_ptr(), work.data_ptr(), *constants, threads)
         return dw

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel, Pass
 from convbench_kernels.numba_cpu.arguments import (
@@ -41,12 +41,14 @@ from convbench_kernels.numba_cpu.arguments import (
     floats,
     integers,
     integers_of,
+    new,
     record,
     table,
+    zeros,
 )
 from convbench_kernels.numba_cpu.depthwise import valid_lanes
 from convbench_kernels.numba_cpu.direct import reason_against
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, parallel_kernel, share
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threaded_kernel, threads_for
 from convbench_kernels.numba_cpu.lowering import lower
 from convbench_kernels.numba_cpu.pack import pack_row, unpack_row, workspace
 from convbench_kernels.numba_cpu.simd import (
@@ -60,6 +62,7 @@ from convbench_kernels.numba_cpu.simd import (
     store,
     store_range,
     sub,
+    tile_add,
     tile_fma_at,
     tile_store,
     tile_zero,
@@ -71,6 +74,7 @@ from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 M, ALPHA, POINTS = 4, 6, 36  # output tile, input tile, products
 WIDTH = max(LANES, MR)  # filters of a panel
 TILES = NR * LANES  # of a block
+DEPTH = 128  # channels multiplied at a time
 ROW = M * TILES + 2 * LANES  # of a scratch row: the pixels of a block's tiles, and what a last vector reads beyond
 ERROR_FACTOR = 10.4  # growth of the terms in the transformed domain (tests/kernels/test_winograd.py derives it)
 MARGIN = 0.8  # of direct's cost, below which Winograd is chosen
@@ -79,7 +83,7 @@ GROUP_BYTES = 4 * ISA.cache_block  # of V, for each thread
 # Scratch of one thread: raw and transformed rows of a strip of tiles, filters, products, half-transformed outputs
 RAW, ROWS, FILTERS = 0, ALPHA * ROW, 2 * ALPHA * ROW
 PRODUCTS = FILTERS + (9 * LANES + 2 * LANES) * LANES
-HALF = PRODUCTS + MR * POINTS * TILES
+HALF = PRODUCTS + WIDTH * POINTS * TILES
 PIXELS = HALF + M * ALPHA * LANES
 SCRATCH = PIXELS + M * ROW
 
@@ -296,27 +300,36 @@ def _transform_strip(x, plane, strip, work, scratch, v, vi, g):
 
 
 @kernel
-def _product3(u, ui, v, vi, channels, out, at):
+def _product3(u, ui, v, vi, channels, out, at, more):
     t = tile_zero(MR, 3)
     for c in range(channels):
         t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, (0, LANES, 2 * LANES))
-    tile_store(t, out, at, POINTS * TILES)
+    if more:
+        tile_add(t, out, at, POINTS * TILES)
+    else:
+        tile_store(t, out, at, POINTS * TILES)
 
 
 @kernel
-def _product2(u, ui, v, vi, channels, out, at):
+def _product2(u, ui, v, vi, channels, out, at, more):
     t = tile_zero(MR, 2)
     for c in range(channels):
         t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, (0, LANES))
-    tile_store(t, out, at, POINTS * TILES)
+    if more:
+        tile_add(t, out, at, POINTS * TILES)
+    else:
+        tile_store(t, out, at, POINTS * TILES)
 
 
 @kernel
-def _product1(u, ui, v, vi, channels, out, at):
+def _product1(u, ui, v, vi, channels, out, at, more):
     t = tile_zero(MR, 1)
     for c in range(channels):
         t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, (0,))
-    tile_store(t, out, at, POINTS * TILES)
+    if more:
+        tile_add(t, out, at, POINTS * TILES)
+    else:
+        tile_store(t, out, at, POINTS * TILES)
 
 
 @inline_kernel
@@ -362,24 +375,34 @@ def _write(work, pixels, strips, begin, end, y, yi, image, g):
 
 
 @kernel
+def _products(u, ui, v, vi, filters, vectors, work, products, g):
+    """M of one panel of filters on one block of tiles, DEPTH channels at a time: their V stays in L1."""
+    for c in range(0, g.c, DEPTH):
+        channels = min(DEPTH, g.c - c)
+        for point in range(POINTS):
+            a, b = ui + point * g.u_plane + c * WIDTH, vi + point * g.v_plane + c * TILES
+            for first in range(0, filters, MR):
+                out = products + (first * POINTS + point) * TILES
+                if vectors == 3:
+                    _product3(u, a + first, v, b, channels, work, out, c > 0)
+                elif vectors == 2:
+                    _product2(u, a + first, v, b, channels, work, out, c > 0)
+                else:
+                    _product1(u, a + first, v, b, channels, work, out, c > 0)
+
+
+@kernel
 def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, work, scratch, g):
     """One panel of filters on one block of tiles."""
     products, pixels = scratch + PRODUCTS, scratch + PIXELS
-    for first in range(0, WIDTH, MR):
-        k = panel * WIDTH + first
-        for point in range(POINTS if k < g.k else 0):
-            a, b, out = ui + point * g.u_plane + first, vi + point * g.v_plane, products + point * TILES
-            if vectors == 3:
-                _product3(u, a, v, b, g.c, work, out)
-            elif vectors == 2:
-                _product2(u, a, v, b, g.c, work, out)
-            else:
-                _product1(u, a, v, b, g.c, work, out)
-        for m in range(min(MR, g.k - k)):
-            for n in range(vectors):
-                _transform_output(work, products + m * POINTS * TILES + n * LANES, scratch + HALF,
-                                  pixels + n * M * LANES, bias[k + m])  # fmt: skip
-            _write(work, pixels, strips, begin, end, y, (k + m) * g.y_plane, g.k * g.y_plane, g)
+    filters = min(WIDTH, g.k - panel * WIDTH)
+    _products(u, ui, v, vi, filters, vectors, work, products, g)
+    for m in range(filters):
+        k = panel * WIDTH + m
+        for n in range(vectors):
+            _transform_output(work, products + m * POINTS * TILES + n * LANES, scratch + HALF,
+                              pixels + n * M * LANES, bias[k])  # fmt: skip
+        _write(work, pixels, strips, begin, end, y, k * g.y_plane, g.k * g.y_plane, g)
 
 
 @kernel
@@ -388,7 +411,7 @@ def _inputs(x, v, work, scratch, strips, begins, first, blocks, g_at, thread, th
     g = record(Sizes, g_at)
     begin, end = share(blocks * g.c, thread, threads)
     for i in range(begin, end):
-        c, block = i // blocks, i % blocks
+        block, c = i // g.c, i % g.c
         for s in range(begins[first + block], begins[first + block + 1]):
             plane = (strips[s, IMAGE] * g.c + c) * g.h * g.w
             _transform_strip(x, plane, strips[s], work, scratch, v, block * g.v_block + c * TILES, g)
@@ -399,17 +422,19 @@ def _outputs(w, u, v, y, bias, work, scratch, strips, begins, first, blocks, g_a
     """One thread's share of a group's products: (panel, block) pairs."""
     g = record(Sizes, g_at)
     begin, end = share(g.panels * blocks, thread, threads)
-    made = -1
-    for i in range(begin, end):
-        panel, block = i // blocks, i % blocks
+    for panel in range(g.panels):
+        made = g.keep_u
         ui = (panel if g.keep_u else thread) * g.u_panel
-        if not g.keep_u and made != panel:
-            _transform_filters(w, panel, u, ui, work, scratch, g)
-            made = panel
-        left = g.tiles - (first + block) * TILES
-        vectors = min(NR, (left + LANES - 1) // LANES)
-        _multiply(u, ui, v, block * g.v_block, panel, vectors, strips, begins[first + block],
-                  begins[first + block + 1], y, bias, work, scratch, g)  # fmt: skip
+        for block in range(blocks):
+            i = block * g.panels + panel if g.keep_u else panel * blocks + block
+            if begin <= i < end:
+                if not made:
+                    _transform_filters(w, panel, u, ui, work, scratch, g)
+                    made = 1
+                left = g.tiles - (first + block) * TILES
+                vectors = min(NR, (left + LANES - 1) // LANES)
+                _multiply(u, ui, v, block * g.v_block, panel, vectors, strips, begins[first + block],
+                          begins[first + block + 1], y, bias, work, scratch, g)  # fmt: skip
 
 
 @kernel
@@ -421,7 +446,7 @@ def _filters(w, u, work, scratch, g_at, thread, threads):
         _transform_filters(w, panel, u, panel * g.u_panel, work, scratch, g)
 
 
-@parallel_kernel
+@threaded_kernel
 def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_at, threads):
     """Addresses: float32 x, w, y, bias, workspace; strips and begins as in `strips()`, g as in Sizes."""
     g = record(Sizes, g_at)
@@ -519,7 +544,7 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
     """run(x, w, bias=None) -> y (images, K, P, Q)."""
     table_, begins = strips(problem)
     tiles, shape = int(table_[:, COUNT].sum()), (problem.images, problem.k, *problem.output)
-    no_bias = torch.zeros(problem.k)
+    no_bias, macs = zeros(problem.k), POINTS * tiles * problem.c * problem.k
 
     @cache
     def sized(threads: int) -> tuple[int, Addresses]:
@@ -528,7 +553,7 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         x, w, bias = dense(x), dense(w), no_bias if bias is None else dense(bias)
-        y, threads = torch.empty(shape), get_num_threads()
+        y, threads = new(*shape), threads_for(macs)
         size, tables = sized(threads)
         work = workspace(size)
         convolve(x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr(), work.data_ptr(),

@@ -174,7 +174,7 @@ def weight_gradient(case: Case, cols: int, elements: int, warps: int):
     def run(x, dy):
         x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
         x, dy = x.contiguous(memory_format=LAST), dy.contiguous(memory_format=LAST)
-        partials = torch.empty((splits, *spec.w_shape), device=x.device)
+        partials = torch.empty((splits, *spec.w_shape), dtype=torch.float32, device=x.device)
         with on(x):
             _weight_gradient[grid](
                 x, dy, partials, lines, spec.k, groups, a_split, spec.h, spec.w, spec.p, spec.q, spec.k // spec.c,

@@ -94,7 +94,7 @@ def weight_gradient(case: Case, rows: int, elements: int, warps: int):
     def run(x, dy):
         x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
         x, dy, dw = x.contiguous(), dy.contiguous(), new(spec.w_shape, x, "nchw")
-        partials = torch.empty((splits, *spec.w_shape), device=x.device)
+        partials = torch.empty((splits, *spec.w_shape), dtype=torch.float32, device=x.device)
         with on(x):
             _weight_gradient[grid](
                 x, dy, partials, spec.n, spec.c, groups, a_split, spec.h, spec.w, spec.p, spec.q, spec.k // spec.c,

@@ -87,7 +87,7 @@ def weight_gradient(case: Case, layout: Layout) -> Callable[..., torch.Tensor]:
     def run(x, dy):
         x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
         x, dy = innermost(x, pointwise(spec)), innermost(dy, in_place=True)
-        partials = torch.empty((splits, *spec.w_shape), device=x.device)
+        partials = torch.empty((splits, *spec.w_shape), dtype=torch.float32, device=x.device)
         (x_n, x_c, x_h, x_w), (y_n, y_c, _, y_w) = x.stride(), dy.stride()
         align, x_align, y_align = map(aligned, (spec.p * spec.q, x_c, y_c))
         with on(x):

@@ -7,6 +7,7 @@ aten.convolution_backward for the one gradient asked for, as autograd does. The 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,15 +26,26 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
 
 
 def backward(spec: ConvSpec, data: bool) -> Callable[..., torch.Tensor]:
-    """f(dy, x, w) -> data or weight gradient; the tensor that is not needed gives its shape only."""
+    """f(dy, x, w) -> data or weight gradient; the operand that is not needed gives its shape and layout only."""
     geometry = (spec.stride, spec.padding, spec.dilation, spec.is_transposed, spec.output_padding, spec.groups)
     mask, which = ([True, False, False], 0) if data else ([False, True, False], 1)
-    return lambda dy, x, w: torch.ops.aten.convolution_backward(dy, x, w, None, *geometry, mask)[which]
+    return lambda dy, x, w: torch.ops.aten.convolution_backward.default(dy, x, w, None, *geometry, mask)[which]
 
 
-def like(shape: tuple[int, ...], tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of that shape that holds no memory of its own."""
-    return tensor.new_empty(1).expand(shape)
+def stand_in(shape: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """f(tensor) -> a tensor of that shape in the tensor's layout, kept, for the operand that autograd has at hand.
+
+    Not one without memory: torch would copy it to a dense one at each call, 1.4 times the time of a data gradient."""
+
+    @cache
+    def kept(dtype: torch.dtype, device: torch.device, layout: torch.memory_format) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=layout)
+
+    def of(tensor: torch.Tensor) -> torch.Tensor:
+        last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+        return kept(tensor.dtype, tensor.device, torch.channels_last if last else torch.contiguous_format)
+
+    return of
 
 
 def run(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
@@ -45,8 +57,10 @@ def run(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Te
         return forward(spec)
     gradient = backward(spec, case.pass_ == "data_gradient")
     if case.pass_ == "data_gradient":
-        return lambda dy, w: gradient(dy, like(spec.x_shape, dy), w)
-    return lambda x, dy: gradient(dy, x, like(spec.w_shape, x))
+        x_like = stand_in(spec.x_shape)
+        return lambda dy, w: gradient(dy, x_like(dy), w)
+    w_like = stand_in(spec.w_shape)
+    return lambda x, dy: gradient(dy, x, w_like(x))
 
 
 def separable(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
@@ -56,11 +70,12 @@ def separable(case: Case) -> Callable[..., torch.Tensor | tuple[torch.Tensor, to
     if case.pass_ == "forward":
         return lambda x, w1, w2, bias=None: pointwise(depthwise(x, w1), w2, bias)
     d_intermediate, d_input = backward(second, data=True), backward(first, data=True)
+    z_like, x_like = stand_in(second.x_shape), stand_in(first.x_shape)
     if case.pass_ == "data_gradient":
 
         def data_gradient(dy: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
-            dz = d_intermediate(dy, like(second.x_shape, dy), w2)
-            return d_input(dz, like(first.x_shape, dy), w1)
+            dz = d_intermediate(dy, z_like(dy), w2)
+            return d_input(dz, x_like(dy), w1)
 
         return data_gradient
     d_w1, d_w2 = backward(first, data=False), backward(second, data=False)

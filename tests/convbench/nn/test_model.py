@@ -274,3 +274,56 @@ def test_a_layers_shape_with_or_without_a_pass_chooses_its_kernel():
     assert direct == {(dilated.removesuffix(" bias"), p) for p in passes} | {(shared, "weight_gradient")}
     with pytest.raises(InputError, match="no layer, kind or pass"):
         convbench.use_kernels({"conv2d_dilated=x": "torch.aten"})
+
+
+def test_forward_mode_derivatives_are_torchs():
+    """The operators have none: a tangent of zero would be a silent lie."""
+    tangent, model = torch.ones_like(IMAGES), Net().eval()
+    want = torch.func.jvp(model, (IMAGES,), (tangent,))
+    with convbench.use_kernels(EXACT) as used:
+        close(torch.func.jvp(model, (IMAGES,), (tangent,)), want)
+    assert {ran.reason for ran in used.rows} == {"forward-mode derivatives"}
+    with convbench.use_kernels(EXACT, strict=True), pytest.raises(ConvbenchError, match="forward-mode"):
+        torch.func.jvp(model, (IMAGES,), (tangent,))
+    layer = convbench.nn.Conv2d(3, 4, 3)
+    with pytest.warns(UserWarning, match="forward-mode"):
+        _, got = torch.func.jvp(layer, (IMAGES,), (tangent,))
+    close(got, F.conv2d(tangent, layer.weight))
+
+
+def test_other_devices_are_torchs():
+    with convbench.use_kernels() as used:
+        y = F.conv2d(IMAGES.to("meta"), torch.empty(4, 3, 3, 3, device="meta"))
+    assert (y.device.type, y.shape) == ("meta", (2, 4, 14, 14))
+    assert [ran.reason for ran in used.rows] == ["tensors on meta"]
+
+
+@pytest.mark.parametrize("words", [{"padding": "full"}, {"padding": "same", "stride": 2}], ids=str)
+def test_padding_that_torch_refuses_is_refused(words):
+    weight = torch.ones(4, 3, 3, 3)
+    with pytest.raises(RuntimeError, match="padding"):
+        F.conv2d(IMAGES, weight, **words)
+    with convbench.use_kernels(), pytest.raises(RuntimeError, match="padding"):
+        F.conv2d(IMAGES, weight, **words)
+
+
+def test_torch_aten_leaves_the_layout_alone():
+    """Named in a choice, it is torch on the operands as they are, not on copies of them."""
+    x = IMAGES.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    with convbench.use_kernels("torch.aten") as used, torch.profiler.profile() as seen:
+        y = layer(x)
+        y.backward(torch.ones_like(y))
+    assert {ran.implementation for ran in used.rows} == {"torch.aten"}
+    assert not [event for event in seen.events() if event.name in ("aten::contiguous", "aten::clone")]
+
+
+def test_activation_checkpointing_with_blocks_of_its_own():
+    from torch.utils.checkpoint import checkpoint
+
+    weight, x = torch.randn(4, 3, 3, 3), IMAGES.clone().requires_grad_()
+    blocks = [convbench.use_kernels(EXACT) for _ in range(2)]
+    y = checkpoint(lambda x: F.conv2d(x, weight), x, use_reentrant=False, context_fn=lambda: tuple(blocks))
+    y.sum().backward()
+    close(x.grad, torch.autograd.grad(F.conv2d(x, weight).sum(), x)[0])
+    assert [ran.pass_ for block in blocks for ran in block.report.rows] == ["forward", "data_gradient", "forward"]
