@@ -19,9 +19,11 @@ times mean nothing.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -48,7 +50,8 @@ from convbench.plugin import Implementation
 from convbench.process import keep_freed_memory, precision, prepare
 from convbench.records import spec_of
 from convbench.registry import CHANNELS_LAST, REFERENCE, registry
-from convbench.results import FAILED_STATUSES, Record
+from convbench.report.analysis import case_key
+from convbench.results import FAILED_STATUSES, Record, RecordedRow
 from convbench.run import Plan, begin, execute, write_outputs
 from convbench.verify import Checker
 
@@ -148,21 +151,13 @@ def contenders() -> list[Implementation]:
 
 
 def add_energy(record: Record, kernels: list[Implementation], device: str, seconds: float) -> None:
-    """Energy of one call, on the rows of the fastest of both sides, a layer of each line of the targets."""
+    """Energy of one call, on the rows of the fastest of both sides, of the largest layer of each line of the targets."""
     import torch
 
     by_name, end, watch = {i.name: i for i in kernels}, monotonic() + seconds, Watch(device)
-    done: set[tuple[str, str]] = set()
-    for row in sorted(record.rows, key=lambda row: row.median_s or 0):
-        family = row.implementation.partition(".")[0]
-        if (
-            monotonic() > end
-            or not row.gpu
-            or row.gpu.graph
-            or not row.median_s
-            or not new((line_of(row), family), done)
-        ):
-            continue
+    for row in fastest_of_the_largest(record.rows):
+        if monotonic() > end or not row.gpu:
+            return
         case = Case(spec_of(row), row.pass_, row.dtype, row.device, row.suite, row.case)
         with torch.inference_mode(), precision(case.dtype):
             kernel = by_name[row.implementation].build(case)
@@ -170,18 +165,36 @@ def add_energy(record: Record, kernels: list[Implementation], device: str, secon
             row.gpu.energy_j = energy_j(partial(kernel.run, *operands), device, watch)
 
 
+def fastest_of_the_largest(rows: list[RecordedRow]) -> list[RecordedRow]:
+    """For each line of the targets its layer of most MACs at full batch, and of that the fastest row of each family."""
+    timed = [row for row in rows if row.median_s and not (row.gpu and row.gpu.graph)]
+    largest: dict[str, RecordedRow] = {}
+    for row in timed:
+        line = line_of(row)
+        if line not in largest or (row.macs or 0) > (largest[line].macs or 0):
+            largest[line] = row
+    keys = {case_key(row) for row in largest.values()}
+    fastest: dict[tuple, RecordedRow] = {}
+    for row in sorted(timed, key=lambda row: row.median_s or 0):
+        if case_key(row) in keys:
+            fastest.setdefault((case_key(row), row.implementation.partition(".")[0]), row)
+    return list(fastest.values())
+
+
 def sanitized(device: str) -> str:
-    """What compute-sanitizer says of the kernels on small shapes: out of bounds, or races in shared memory."""
+    """What compute-sanitizer says of the kernels on small shapes: whether they reach out of bounds."""
+    if device == "cpu":
+        return "needs a GPU"
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if not tool or device == "cpu":
-        return "not found on this machine" if device != "cpu" else "needs a GPU"
+    if not tool:
+        return "not found on this machine"
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-m", "tests.kernels.interpreted"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=SANITIZER_S
-        )
-    except subprocess.TimeoutExpired:
-        return f"no error in {SANITIZER_S:.0f} s, not finished"
+    with tempfile.TemporaryDirectory() as folder:  # block sizes that are fastest under the tool are nobody's
+        words = {"cwd": Path(__file__).parents[1], "env": os.environ | {"CONVBENCH_CACHE_DIR": folder}}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SANITIZER_S, **words)
+        except subprocess.TimeoutExpired:
+            return f"no error in {SANITIZER_S:.0f} s, not finished"
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
     return f"exit status {done.returncode}: {' '.join(last)}"
 

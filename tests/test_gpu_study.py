@@ -111,3 +111,16 @@ def test_the_epilogue_is_checked_before_it_is_timed(study, monkeypatch):
     assert set(found["speedup"]) == {"torch.nchw", "torch.channels_last", right.name}
     assert gpu_epilogue.ratio(found) > 0
     assert gpu_epilogue.studies([Case(spec)], policy, lambda: True) == [], "no time left"
+
+
+def test_energy_is_measured_on_the_largest_layer_of_a_line_and_the_fastest_of_each_side(study):
+    rows = make_rows(("mobilenet_v1",), ("torch.aten", "torch.channels_last", "numba.gemm"))
+    chosen = study.fastest_of_the_largest(rows)
+    pointwise = [row for row in chosen if row.kind == "pointwise"]
+    assert len(pointwise) == 2
+    assert len({row.case for row in pointwise}) == 1
+    most = max(row.macs for row in rows if row.kind == "pointwise")
+    assert {row.implementation.partition(".")[0] for row in pointwise} == {"torch", "numba"}
+    same = [row for row in rows if row.case == pointwise[0].case and row.implementation.startswith("torch.")]
+    assert pointwise[0].macs == most
+    assert min(same, key=lambda row: row.median_s) in pointwise
