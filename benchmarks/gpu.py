@@ -151,7 +151,7 @@ def contenders() -> list[Implementation]:
 
 
 def add_energy(record: Record, kernels: list[Implementation], device: str, seconds: float) -> None:
-    """Energy of one call, on the rows of the fastest of both sides, of the largest layer of each line of the targets."""
+    """Energy of one call, for the fastest of both sides, on the largest layer of each line of the targets."""
     import torch
 
     by_name, end, watch = {i.name: i for i in kernels}, monotonic() + seconds, Watch(device)
@@ -166,7 +166,7 @@ def add_energy(record: Record, kernels: list[Implementation], device: str, secon
 
 
 def fastest_of_the_largest(rows: list[RecordedRow]) -> list[RecordedRow]:
-    """For each line of the targets its layer of most MACs at full batch, and of that the fastest row of each family."""
+    """For each line of the targets its layer of most MACs, and of that the fastest row of each family."""
     timed = [row for row in rows if row.median_s and not (row.gpu and row.gpu.graph)]
     largest: dict[str, RecordedRow] = {}
     for row in timed:
