@@ -8,9 +8,10 @@ interval of its median is within the wanted precision, or when its time is used 
 stays until the last one left, so that every round gives a pair, or until three times its own limit.
 
 The statistics are scipy's: the median's interval is the distribution-free one from order statistics
-(scipy.stats.quantile_test); a speed-up is the median of the per-round ratios with the same interval. The stop rule
-looks at the interval every fifth round and stops when it likes it: on independent noise that leaves 93% or more of
-its 95% (tests/convbench/test_measure.py). Samples of one process say nothing about the next process.
+(scipy.stats.quantile_test), widened where batch means say so; a speed-up is the median of the per-round ratios with
+the same interval. The stop rule looks at the interval every fifth round and stops when it likes it: on independent
+noise that leaves 93% or more of its 95% (tests/convbench/test_measure.py). Samples of one process say nothing about the
+next process.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from convbench.errors import InputError
 Call = Callable[[], object]
 
 CONFIDENCE = 0.95
+BATCHES = 10
+STUDENT = 2.262  # Student's t with BATCHES - 1 degrees of freedom, 97.5%
+FEWEST_FOR_BATCHES = 3 * BATCHES
 FEWEST_FOR_INTERVAL = 6  # below this the 95% order-statistics interval of a median does not exist
 NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's threshold
 DRIFT = 0.05  # last third against first third of the samples
@@ -120,11 +124,41 @@ def median_interval(values: Sequence[float]) -> Interval:
     return Interval(value, float(interval.low), float(interval.high))
 
 
+def series_interval(values: Sequence[float]) -> Interval:
+    """Median of values in the order they were taken, and the wider of two 95% intervals: median_interval's, which takes
+    them as independent, and that of batch means, which does not: neighbours resemble each other on a busy machine."""
+    interval, spread = median_interval(values), batch_spread(values)
+    if spread is None or interval.low is None or interval.high is None:
+        return interval
+    value = interval.value
+    return Interval(value, min(interval.low, value / spread), max(interval.high, value * spread))
+
+
+def batch_spread(values: Sequence[float]) -> float | None:
+    """Factor up and down from a median to its 95% interval, from samples in the order they were taken.
+
+    The method of batch means (Conway, 1963; Law and Carson, 1979) on logarithms of medians: neighbours resemble each
+    other, so ten stretches of the run are compared in place of single samples, and drift widens the interval. None
+    for fewer than FEWEST_FOR_BATCHES, or values that are no times.
+    """
+    if len(values) < FEWEST_FOR_BATCHES or min(values) <= 0:
+        return None
+    length = len(values) // BATCHES
+    below, above = (length - 1) // 2, length // 2
+    logs = []
+    for start in range(0, BATCHES * length, length):
+        batch = sorted(values[start : start + length])
+        logs.append(math.log((batch[below] + batch[above]) / 2))
+    mean = sum(logs) / BATCHES
+    variance = sum([(value - mean) ** 2 for value in logs]) / (BATCHES - 1)
+    return math.exp(STUDENT * math.sqrt(variance / BATCHES))
+
+
 def speedup(reference: Samples, other: Samples) -> Interval | None:
     """reference time / other time: the median over the rounds in which both were sampled."""
     by_round = dict(zip(reference.rounds, reference.seconds, strict=True))
     ratios = [by_round[r] / t for r, t in zip(other.rounds, other.seconds, strict=True) if r in by_round]
-    return median_interval(ratios) if ratios else None
+    return series_interval(ratios) if ratios else None
 
 
 def interquartile_range(values: Sequence[float]) -> float:
@@ -138,7 +172,7 @@ def remarks(samples: Samples, policy: Policy) -> list[str]:
     from scipy.stats import spearmanr
 
     found, seconds = [], samples.seconds
-    interval = median_interval(seconds)
+    interval = series_interval(seconds)
     spread = interquartile_range(seconds) / interval.value
     if spread > NOISY_SPREAD:
         found.append(f"noisy: interquartile range is {spread:.0%} of the median")
@@ -235,4 +269,4 @@ def _finished(samples: Samples, policy: Policy) -> bool:
         return True
     if count < policy.min_samples or count % 5:  # looking every fifth round is often enough, and cheap
         return False
-    return median_interval(samples.seconds).half_width <= policy.precision
+    return series_interval(samples.seconds).half_width <= policy.precision

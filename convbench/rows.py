@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from convbench import count
 from convbench.case import Case
-from convbench.measure import Policy, Samples, interquartile_range, median_interval, remarks, speedup
+from convbench.measure import Policy, Samples, interquartile_range, remarks, series_interval, speedup
 from convbench.plugin import Implementation, Kernel
 from convbench.results import GpuCell, Record, RecordedRow, Status
 from convbench.roofline import attainable
@@ -83,7 +83,7 @@ def _identity(case: Case, cell: Cell, record: Record) -> RecordedRow:
 
 
 def _add_times(row: RecordedRow, samples: Samples, policy: Policy) -> None:
-    median = median_interval(samples.seconds)
+    median = series_interval(samples.seconds)
     row.samples = len(samples.seconds)
     row.median_s, row.ci_low_s, row.ci_high_s = median.value, median.low, median.high
     row.iqr_s = interquartile_range(samples.seconds)

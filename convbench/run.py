@@ -175,7 +175,7 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     progress.case(case, sum(cell.status == "ok" for cell in cells))
     checker = Checker(case, plan.seed)
     with watch("verify"):
-        _prepare(cells, checker)
+        _prepare(cells, checker.prepare)
     for cell in _alive(cells):
         working(cell.implementation.name)
         with watch("compile"):
@@ -187,6 +187,8 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     with watch("warm-up"):
         _time(case, _alive(cells), plan, checker, progress, working)
     watch.move("warm-up", "sample", sum(cell.samples.spent_s for cell in _alive(cells) if cell.samples))
+    with watch("verify"):
+        _prepare(_alive(cells), checker.renew)
     for cell in _alive(cells):
         working(cell.implementation.name)
         with watch("verify"):
@@ -245,10 +247,10 @@ def _alive(cells: list[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.status == "ok"]
 
 
-def _prepare(cells: list[Cell], checker: Checker) -> None:
+def _prepare(cells: list[Cell], make: Callable[[], None]) -> None:
     """Data and reference of a case; where there is no memory for them, no cell can be worked on."""
     try:
-        checker.prepare()
+        make()
     except STRANGERS_ERRORS as error:
         for cell in cells:
             cell.fail(*failure(error))

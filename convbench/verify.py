@@ -75,7 +75,13 @@ class Checker:
 
     def prepare(self) -> None:
         """Draw the data and compute the reference now, so that no implementation is charged for it."""
-        _ = self._integers, self._timed("nchw", self._reals_before)
+        _ = self._integers and self._with_nan, self._timed("nchw", self._reals_before)
+
+    def renew(self) -> None:
+        """Draw new data for after(), and let go of the old, so that no implementation is charged for it."""
+        for name in ("_integers", "_with_nan", "_reals_before"):
+            self.__dict__.pop(name, None)
+        _ = self._reals_after
 
     def _timed(self, layout: Layout, problem: Problem) -> Operands:
         """The tensors that are timed in a layout, the same ones at every call, with the problem's values."""
@@ -93,9 +99,12 @@ class Checker:
     def after(self, implementation: Implementation, kernel: Kernel) -> Verification:
         """After timing: new values in the very tensors that were timed, so that what a kernel remembers of their
         addresses is wrong. Never raises."""
-        expected = self._reals_after.expected
-        renewed = Problem(self._timed(implementation.layout, self._reals_after), expected)
-        return self._verify(implementation, kernel, lambda call: [call(renewed)])
+
+        def trials(call: Callable[..., Trial]) -> list[Trial]:
+            new = self._reals_after
+            return [call(Problem(self._timed(implementation.layout, new), new.expected))]
+
+        return self._verify(implementation, kernel, trials)
 
     def _verify(self, implementation: Implementation, kernel: Kernel, trials: Trials) -> Verification:
         try:

@@ -5,7 +5,6 @@ Raw samples are reduced to an interval and dropped here, so that fifty records f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -13,16 +12,13 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from convbench.measure import Interval
+from convbench.measure import Interval, batch_spread
 from convbench.records import Stored
 from convbench.results import Record, RecordedRow
 
 Source = Literal["samples", "ci columns", ""]
 Key = tuple  # identity of a case
 
-BATCHES = 10
-STUDENT = 2.262  # Student's t with BATCHES - 1 degrees of freedom, 97.5%
-FEWEST_SAMPLES = 3 * BATCHES
 LONGEST_LABEL = 100
 
 # What is computed, nothing about where, how or under which name: equal keys are the same work.
@@ -112,26 +108,6 @@ def _time(row: RecordedRow) -> tuple[Interval, float | None, Source]:
     if low is not None and high is not None and low <= row.median_s <= high:
         return Interval(row.median_s, low, high), share, "ci columns"
     return Interval(row.median_s, None, None), share, ""
-
-
-def batch_spread(samples_s: list[float]) -> float | None:
-    """Factor up and down from a median to its 95% interval, from samples in the order they were taken.
-
-    The method of batch means (Conway, 1963; Law and Carson, 1979) on logarithms of medians: neighbours resemble each
-    other, so ten stretches of the run are compared in place of single samples, and drift widens the interval. None
-    for fewer than FEWEST_SAMPLES, or values that are no times.
-    """
-    if len(samples_s) < FEWEST_SAMPLES or min(samples_s) <= 0:
-        return None
-    length = len(samples_s) // BATCHES
-    below, above = (length - 1) // 2, length // 2
-    logs = []
-    for start in range(0, BATCHES * length, length):
-        batch = sorted(samples_s[start : start + length])
-        logs.append(math.log((batch[below] + batch[above]) / 2))
-    mean = sum(logs) / BATCHES
-    variance = sum([(value - mean) ** 2 for value in logs]) / (BATCHES - 1)
-    return math.exp(STUDENT * math.sqrt(variance / BATCHES))
 
 
 # Names ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def augmented(
 ) -> tuple[Tensor, Tensor | None]:
     """images (N,C,H,W) and masks (N,H,W) or None, each changed at random in the ways named."""
     if set(kinds) - {"noise"}:
-        theta = _maps(len(images), kinds, generator)
+        theta = _maps(len(images), kinds, generator, images.shape[2] / images.shape[3])
         grid = F.affine_grid(theta, [len(images), 1, *images.shape[2:]], align_corners=False)
         images = F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
         if masks is not None:
@@ -35,8 +35,10 @@ def augmented(
     return images, masks
 
 
-def _maps(n: int, kinds: Collection[str], generator: torch.Generator) -> Tensor:
-    """(n,2,3) maps from output to input places. A kind that is not asked for draws nothing."""
+def _maps(n: int, kinds: Collection[str], generator: torch.Generator, ratio: float) -> Tensor:
+    """(n,2,3) maps from output to input places, in units of half the width and half the height; ratio is H/W.
+
+    A kind that is not asked for draws nothing."""
 
     def within(limit: float, kind: str) -> Tensor:
         return limit * (2 * torch.rand(n, generator=generator) - 1) if kind in kinds else torch.zeros(n)
@@ -45,4 +47,6 @@ def _maps(n: int, kinds: Collection[str], generator: torch.Generator) -> Tensor:
     angle, scale = within(ROTATE, "rotate"), 1 + within(CROP, "crop")
     cos, sin = scale * angle.cos(), scale * angle.sin()
     x, y = (2 * within(SHIFT, "shift") + (scale - 1) * within(1.0, "crop") for _ in range(2))
-    return torch.stack([torch.stack([mirror * cos, -sin, x], 1), torch.stack([mirror * sin, cos, y], 1)], 1)
+    return torch.stack(
+        [torch.stack([mirror * cos, -sin * ratio, x], 1), torch.stack([mirror * sin / ratio, cos, y], 1)], 1
+    )

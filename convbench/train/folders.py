@@ -105,12 +105,19 @@ def _levels(masks: Sequence[torch.Tensor]) -> set[int]:
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    images = {file.stem: file for file in _images(folder / "images")}
-    masks = {file.stem: file for file in _images(folder / "masks")}
+    images, masks = (_by_name(_images(folder / part)) for part in ("images", "masks"))
     if alone := sorted(images.keys() ^ masks.keys()):
         has, lacks = ("an image", "mask") if alone[0] in images else ("a mask", "image")
         raise InputError(f"--data {folder}: {alone[0]} has {has} but no {lacks}; masks have the names of their images")
     return [(images[name], masks[name]) for name in sorted(images)]
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in files:
+        if (other := found.setdefault(file.stem, file)) != file:
+            raise InputError(f"--data {file.parent}: {other.name} and {file.name} have one name; take one of them out")
+    return found
 
 
 def _read_masks(pairs: Sequence[tuple[Path, Path]], size: tuple[int, int, int]) -> torch.Tensor:
@@ -144,7 +151,7 @@ def _images(folder: Path) -> list[Path]:
 def _size(file: Path) -> tuple[int, int, int]:
     """(H, W, channels) as the first image says: one channel where it is grey, else three."""
     with _opened(file) as picture:
-        return picture.height, picture.width, 1 if picture.mode in ("1", "L", "I", "I;16", "F") else 3
+        return picture.height, picture.width, 1 if picture.mode in ("1", "L") or picture.mode.startswith("I;16") else 3
 
 
 def _read(files: Sequence[Path], size: tuple[int, int, int]) -> torch.Tensor:
@@ -158,8 +165,12 @@ def _read(files: Sequence[Path], size: tuple[int, int, int]) -> torch.Tensor:
     pixels = []
     for file in files:
         with _opened(file) as picture:
-            shown = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
-            pixels.append(np.asarray(shown, dtype=np.float32).reshape(height, width, channels) / 255)
+            if picture.mode in ("I", "F"):
+                raise InputError(f"--data {file}: mode {picture.mode} has no known range; save it with 8 or 16 bits")
+            deep = picture.mode.startswith("I;16")  # Pillow would cut it off at 255
+            shown = picture.convert("F" if deep else "L" if channels == 1 else "RGB").resize((width, height))
+            values = np.asarray(shown, dtype=np.float32) / (65535 if deep else 255)
+            pixels.append(np.broadcast_to(values.reshape(height, width, -1), (height, width, channels)))
     return torch.from_numpy(np.stack(pixels)).movedim(-1, 1).contiguous()
 
 

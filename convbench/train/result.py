@@ -103,7 +103,7 @@ class TrainRow(Struct, kw_only=True):
         int | None, about("weights, gradients, optimizer state, and activations kept for backward", "B")
     ]
     target_s: Annotated[
-        float | None, about("training time until the target metric was first seen, warm-up at the median", "s")
+        float | None, about("training time until the target metric was first seen, warm-up at the mean", "s")
     ]
     scaling_efficiency: Annotated[
         float | None, about("one process's step / (processes x this step), same global batch")

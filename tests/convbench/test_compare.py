@@ -16,7 +16,8 @@ from convbench.cli.main import run as convbench
 from convbench.compare import ALL, compare
 from convbench.compare.environment import differences
 from convbench.compare.rows import COMPARED_NAMES, compared_csv, compared_rows
-from convbench.compare.sides import BATCHES, STUDENT, batch_spread, case_id
+from convbench.compare.sides import case_id
+from convbench.measure import BATCHES, STUDENT, batch_spread
 from convbench.records import Stored
 from convbench.report import compared, render_comparison
 from convbench.report.markdown import markdown

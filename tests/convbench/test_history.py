@@ -30,6 +30,13 @@ def test_noise_has_steps_no_more_often_than_alpha(count):
     assert false <= ALPHA * trials + 2 * np.sqrt(ALPHA * trials)
 
 
+def test_a_small_alpha_holds_too():
+    """A series is tested at alpha over the number of series: replacing outliers must not make noise look like steps."""
+    trials, alpha = 3000, 0.005
+    false = sum(bool(find_steps(noise(12, seed), 0.0, alpha)) for seed in range(trials))
+    assert false <= alpha * trials + 3 * np.sqrt(alpha * trials)
+
+
 @pytest.mark.parametrize(("count", "at"), [(10, 5), (30, 20), (300, 290), (10_000, 3_000)])
 def test_a_step_is_found_where_it_is(count, at):
     for seed in range(10):

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import torch
 
+from convbench import verify
 from convbench.case import Case
 from convbench.cli.main import run as convbench
 from convbench.cli.run import _policy, _same_conditions
@@ -117,6 +118,25 @@ def test_a_kernel_that_goes_wrong_while_it_is_timed_is_found():
     record = execute_plan(implementation("torch.tired", run), cases=CASES[:1])
     assert record.rows[1].status == "mismatch"
     assert record.rows[1].median_s is None
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_no_memory_for_the_reference_is_a_status_and_the_run_goes_on(failing, monkeypatch):
+    """Whenever it is that float64 does not fit: before timing or after."""
+    calls, real = 0, verify.reference
+
+    def reference(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise MemoryError("no room")
+        return real(*arguments)
+
+    monkeypatch.setattr(verify, "reference", reference)
+    record = execute_plan(implementation("torch.other"), cases=CASES[:2])
+    assert len(record.rows) == 4
+    assert "out_of_memory" in [row.status for row in record.rows[:2]]
+    assert [row.status for row in record.rows[2:]] == ["ok", "ok"]
 
 
 def test_unsupported_has_a_row_only_when_asked_for_by_name():

@@ -16,9 +16,15 @@ from torch.nn import functional as F
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 
 
+def dilation_of(spec: ConvSpec) -> tuple[int, int]:
+    """The dilation, 1 where there is one tap: any other means nothing there, and oneDNN 3.12 ends the process by it
+    (channels_last, 3 x 1 with dilation 1 x 2, bias, a width of 1)."""
+    return (spec.dilation[0] if spec.r > 1 else 1, spec.dilation[1] if spec.s > 1 else 1)
+
+
 def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
     """f(x, w, bias=None) -> y of a conv2d or conv_transpose2d."""
-    stride, padding, dilation, groups = spec.stride, spec.padding, spec.dilation, spec.groups
+    stride, padding, dilation, groups = spec.stride, spec.padding, dilation_of(spec), spec.groups
     if spec.is_transposed:
         output_padding = spec.output_padding
         return lambda x, w, bias=None: F.conv_transpose2d(x, w, bias, stride, padding, output_padding, groups, dilation)
@@ -27,7 +33,7 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
 
 def backward(spec: ConvSpec, data: bool) -> Callable[..., torch.Tensor]:
     """f(dy, x, w) -> data or weight gradient; the operand that is not needed gives its shape and layout only."""
-    geometry = (spec.stride, spec.padding, spec.dilation, spec.is_transposed, spec.output_padding, spec.groups)
+    geometry = (spec.stride, spec.padding, dilation_of(spec), spec.is_transposed, spec.output_padding, spec.groups)
     mask, which = ([True, False, False], 0) if data else ([False, True, False], 1)
     return lambda dy, x, w: torch.ops.aten.convolution_backward.default(dy, x, w, None, *geometry, mask)[which]
 

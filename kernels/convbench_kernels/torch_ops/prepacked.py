@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
+from convbench_kernels.torch_ops.aten import dilation_of
 
 # The operators can apply a unary function to the result: none, without scalars, in no particular algorithm.
 FUSED_WITH: tuple[str, list[float | None], str] = ("none", [], "")
@@ -23,7 +24,7 @@ FUSED_WITH: tuple[str, list[float | None], str] = ("none", [], "")
 
 def pack(spec: ConvSpec, w: torch.Tensor) -> torch.Tensor:
     """The weight in the format that oneDNN chooses for this convolution: an opaque tensor of layout torch._mkldnn."""
-    last = (spec.stride, spec.dilation, spec.groups, spec.x_shape)
+    last = (spec.stride, dilation_of(spec), spec.groups, spec.x_shape)
     if spec.is_transposed:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(w, spec.padding, spec.output_padding, *last)
     return torch.ops.mkldnn._reorder_convolution_weight(w, spec.padding, *last)
@@ -31,7 +32,7 @@ def pack(spec: ConvSpec, w: torch.Tensor) -> torch.Tensor:
 
 def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
     """f(x, packed w, bias=None) -> y in channels_last."""
-    last = (spec.stride, spec.dilation, spec.groups, *FUSED_WITH)
+    last = (spec.stride, dilation_of(spec), spec.groups, *FUSED_WITH)
     if spec.is_transposed:
         transposed, paddings = torch.ops.mkldnn._convolution_transpose_pointwise, (spec.padding, spec.output_padding)
         return lambda x, packed, bias=None: transposed(x, packed, bias, *paddings, *last)

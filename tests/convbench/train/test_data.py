@@ -93,6 +93,28 @@ def test_masks_are_class_numbers_or_black_and_white(values, count, tmp_path):
     assert set(found.train.target.unique().tolist()) == set(range(count))
 
 
+def test_sixteen_bits_keep_their_range(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(6):
+            (tmp_path / name).mkdir(exist_ok=True)
+            level = np.full((16, 16), 65535 * (name == "dog") // 2, np.uint16)
+            Image.fromarray(level).save(tmp_path / name / f"{number}.png")
+    images = data.load(str(tmp_path), "classify").train.images
+    assert set(images.unique().tolist()) == {0.0, np.float32(32767 / 65535)}
+
+
+def floating(folder):
+    classes(folder)
+    Image.fromarray(np.ones((18, 20), np.float32)).save(folder / "cat" / "0.tiff")
+    return "classify", "mode F has no known range"
+
+
+def one_name_twice(folder):
+    masks(folder)
+    picture(folder / "images" / "0.jpg", (40, 36))
+    return "segment", "0.jpg and 0.png have one name"
+
+
 def broken_image(folder):
     (classes(folder) / "cat" / "0.png").write_bytes(b"\x89PNG nothing")
     return "classify", "no readable image"
@@ -151,7 +173,21 @@ def black(folder):
 
 @pytest.mark.parametrize(
     "make",
-    [broken_image, one_class, unknown_class, no_test, few, empty_class, no_masks, alone, other_size, coloured, black],
+    [
+        broken_image,
+        floating,
+        one_name_twice,
+        one_class,
+        unknown_class,
+        no_test,
+        few,
+        empty_class,
+        no_masks,
+        alone,
+        other_size,
+        coloured,
+        black,
+    ],
 )
 def test_what_is_wrong_with_a_folder(make, tmp_path):
     task, expected = make(tmp_path)

@@ -39,6 +39,19 @@ def test_image_and_mask_move_alike(kind):
     assert torch.equal(moved[:, 0][inside].long(), moved_masks[inside])
 
 
+@pytest.mark.parametrize("size", [(96, 48), (40, 80)])
+def test_rotation_keeps_right_angles_and_lengths(size):
+    """Of pixels, on images that are no squares: what is drawn is the coordinates of pixels."""
+    places = torch.stack(torch.meshgrid(*(torch.arange(s, dtype=torch.float) for s in size), indexing="ij"))[None]
+    moved = augmented(places, None, ["rotate"], generator(2))[0][0]
+    middle = size[0] // 2, size[1] // 2
+    down = moved[:, middle[0] + 4, middle[1]] - moved[:, middle[0], middle[1]]
+    right = moved[:, middle[0], middle[1] + 4] - moved[:, middle[0], middle[1]]
+    assert abs(float(right[0])) > 0.2, "it is turned"
+    torch.testing.assert_close(torch.stack([down @ right, down.norm(), right.norm()]), torch.tensor([0.0, 4.0, 4.0]),
+                               atol=1e-2, rtol=0)  # fmt: skip
+
+
 def test_flips_are_exact_and_nothing_is_nothing():
     images, masks = blocks()
     flipped, flipped_masks = augmented(images, masks, ["flip"], generator())
