@@ -7,8 +7,9 @@ from typing import Literal
 
 from convbench.spec import ConvSpec, Pass
 
-DType = Literal["float32", "float64", "bfloat16", "float16"]
-ITEM_BYTES: dict[str, int] = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+# tf32: float32 tensors whose products may be rounded to TensorFloat-32 (11 significant bits), on CUDA devices.
+DType = Literal["float32", "float64", "bfloat16", "float16", "tf32"]
+ITEM_BYTES: dict[str, int] = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "tf32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Case:
     suite: str = ""
     name: str = ""
     count: int = 1  # how often the network uses the layer
+
+    @property
+    def element(self) -> str:
+        """torch's name for the type of the tensors."""
+        return "float32" if self.dtype == "tf32" else self.dtype
 
     @property
     def operand_names(self) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ def serve(requests: IO[bytes], answers: int, shared: mmap.mmap) -> None:
 def _work(request: Request, shared: mmap.mmap) -> tuple[list[RecordedRow], Stopwatch]:
     import torch
 
-    from convbench.process import prepare, return_freed_memory
+    from convbench.process import precision, prepare, return_freed_memory
     from convbench.registry import families
 
     prepare(request.threads)
@@ -211,7 +211,7 @@ def _work(request: Request, shared: mmap.mmap) -> tuple[list[RecordedRow], Stopw
     plan = Plan([request.case], chosen, request.policy, request.threads, request.seed, frozenset(request.named))
     watch = Stopwatch()
     _limit_memory(request)
-    with torch.inference_mode():
+    with torch.inference_mode(), precision(request.case.dtype):
         run: Any = run_case if request.timed else verify_case
         rows = list(run(request.case, plan, request.record, _Unseen(), watch, working))
     return_freed_memory()

@@ -58,34 +58,6 @@ def host_timer(call: Call, calls: int) -> float:
 
 
 @dataclass(frozen=True)
-class CudaTimer:
-    """Device time between CUDA events, the L2 cache flushed before each sample.
-
-    device  torch device string
-    hot     leave the caches as they are
-    """
-
-    device: str
-    hot: bool = False
-
-    def __call__(self, call: Call, calls: int) -> float:
-        import torch
-
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        if not self.hot:
-            l2_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
-            torch.empty(2 * l2_bytes, dtype=torch.int8, device=self.device).zero_()
-        torch.cuda.synchronize(self.device)
-        with torch.cuda.device(self.device):  # events are recorded on the current device's stream
-            start.record()
-            for _ in repeat(None, calls):
-                call()
-            stop.record()
-        torch.cuda.synchronize(self.device)
-        return start.elapsed_time(stop) * 1e-3
-
-
-@dataclass(frozen=True)
 class Policy:
     """When to stop, and how long a sample is.
 

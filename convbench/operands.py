@@ -19,7 +19,7 @@ Operands = dict[str, "torch.Tensor"]
 
 # Integers up to here are exact. Sums are taken to be accumulated in float32 at least; a short dtype may
 # also round a partial result (before a bias, between the pair's halves), so its own range is the limit there.
-EXACT_RANGE = {"float32": 2**24, "float64": 2**53, "float16": 2**11, "bfloat16": 2**8}
+EXACT_RANGE = {"float32": 2**24, "float64": 2**53, "float16": 2**11, "bfloat16": 2**8, "tf32": 2**11}
 LARGEST_INTEGER = 4
 GUARD_BYTES = 4096  # before and after each operand; a multiple of every alignment in use
 
@@ -44,7 +44,7 @@ def largest_integer(case: Case) -> int:
     """
     lengths = sum_lengths(case)
     terms = prod(lengths) + 1  # the bias
-    if case.dtype in ("float16", "bfloat16"):
+    if case.dtype in ("float16", "bfloat16", "tf32"):
         terms = ceil(6 * terms**0.5)
     limit = EXACT_RANGE[case.dtype] // terms
     return max((a for a in range(1, LARGEST_INTEGER + 1) if a ** (len(lengths) + 1) <= limit), default=0)
@@ -62,7 +62,7 @@ def integers(case: Case, seed: int) -> Operands | None:
     for name in case.operand_names:
         values = torch.randint(-largest, largest, case.operand_shape(name), generator=generator)
         values += values >= 0  # -largest..-1 and 1..largest
-        made[name] = values.to(device=case.device, dtype=getattr(torch, case.dtype))
+        made[name] = values.to(device=case.device, dtype=getattr(torch, case.element))
     return made
 
 
@@ -98,7 +98,7 @@ def reals(case: Case, seed: int) -> Operands:
         shape = case.operand_shape(name)
         scale = prod(shape[1:]) ** -0.5 if name.startswith("w") else 1.0
         values = torch.randn(shape, generator=generator) * scale
-        made[name] = values.to(device=case.device, dtype=getattr(torch, case.dtype))
+        made[name] = values.to(device=case.device, dtype=getattr(torch, case.element))
     return made
 
 

@@ -81,6 +81,12 @@ def select_cases(selection: Selection, default_suite: str, default_pass: str, de
     return list(dict.fromkeys(cases))
 
 
+def check_precision(cases: Iterable[Case]) -> None:
+    """Refuse to compute nothing: raises InputError where every case is in TF32 and on a CPU."""
+    if all(case.dtype == "tf32" and case.device == "cpu" for case in cases):
+        raise InputError("--dtype tf32: a precision of CUDA devices; add --device cuda, or take float32")
+
+
 def check_suites(selection: Selection, default_suite: str) -> None:
     """Refuse a wrong suite or layer before anything slow is imported. A model, which needs torch, is left for later."""
     if not selection.models:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import ceil
 
 from convbench.errors import InputError
@@ -67,6 +68,29 @@ def prepare(threads: int | None) -> int:
             raise InputError(f"--threads {threads}: Numba began with {most} in this process; start a new one")
         sys.modules["numba"].set_num_threads(threads)
     return threads
+
+
+@contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """torch multiplies as a type says meanwhile: float32 is never rounded to TF32 unless that is what is asked for, and
+    sums of short types are never kept in them. What a library does by default is none of a comparison's conditions.
+    """
+    import torch
+
+    matmul, wanted = torch.backends.cuda.matmul, dtype == "tf32"
+    switches = (
+        (torch.backends.cudnn, "allow_tf32", wanted), (matmul, "allow_tf32", wanted),
+        (matmul, "allow_fp16_reduced_precision_reduction", False),
+        (matmul, "allow_bf16_reduced_precision_reduction", False),
+    )  # fmt: skip
+    before = [(where, name, getattr(where, name)) for where, name, _ in switches]
+    for where, name, value in switches:
+        setattr(where, name, value)
+    try:
+        yield
+    finally:
+        for where, name, value in before:
+            setattr(where, name, value)
 
 
 def keep_freed_memory() -> str:

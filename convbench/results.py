@@ -25,7 +25,6 @@ from convbench.spec import Kind, Operator, Pass
 SCHEMA_VERSION = 1
 LARGEST_RECORD_BYTES = 512 * 2**20
 
-PeakDType = Literal[DType, "tf32"]  # tf32: float32 tensors, rounded inside the GPU's multiplications
 Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed", "out_of_memory"]
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
 
@@ -49,7 +48,7 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     operator: Annotated[Operator, about("conv2d, conv_transpose2d, or the depthwise-separable pair")]
     kind: Annotated[Kind, about("most specific kind of convolution")]
     pass_: Annotated[Pass, about("forward, data_gradient or weight_gradient")] = field(name="pass")
-    dtype: Annotated[DType, about("element type of the tensors")]
+    dtype: Annotated[DType, about("element type of the tensors; tf32 is float32 with products rounded to TF32")]
     layout: Annotated[str, about("memory format of the tensors given to the implementation")]
     n: Annotated[int, about("batch size", ge=1)]
     c: Annotated[int, about("input channels", ge=1)]
@@ -96,6 +95,21 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     speedup_ci_high: Annotated[float | None, about("upper end of the speed-up's 95% interval")] = None
 
 
+class GpuCell(Struct, kw_only=True):
+    """What a GPU was like while one implementation of a case was timed; empty where the driver does not tell."""
+
+    clock_mhz: Annotated[float | None, about("median clock of the multiprocessors after a sample", "MHz")] = None
+    power_w: Annotated[float | None, about("median power after a sample", "W")] = None
+    temperature_c: Annotated[float | None, about("highest temperature after a sample", "C")] = None
+    throttled: Annotated[list[str], about("why the clock was held down")] = []
+    discarded: Annotated[int, about("samples thrown away because the clock had fallen")] = 0
+    launch_s: Annotated[float | None, about("time of the host to enqueue one call", "s")] = None
+    memory_bytes: Annotated[int | None, about("most memory taken during a call, beyond its operands", "byte")] = None
+    energy_j: Annotated[float | None, about("energy of one call, the GPU's idle power included", "J")] = None
+    graph: Annotated[bool, about("timed as a CUDA graph")] = False
+    no_readings: Annotated[str, about("why the driver told nothing")] = ""
+
+
 class RecordedRow(Row, kw_only=True):
     """A row as run.json keeps it: with the raw samples, and what the CSV has no column for."""
 
@@ -105,6 +119,7 @@ class RecordedRow(Row, kw_only=True):
     calls_per_sample: Annotated[int | None, about("calls timed together as one sample")] = None
     samples_s: Annotated[list[float], about("seconds per call, one value a sample, in order", "s")] = []
     rounds: Annotated[list[int], about("round of each sample: equal rounds are paired across rows")] = []
+    gpu: Annotated[GpuCell | None, about("the GPU while this was timed; null on a CPU")] = None
     notes: Annotated[list[str], about("noise, drift and roofline remarks on this row")] = []
 
 
@@ -114,7 +129,7 @@ class Peak(Struct, kw_only=True):
     quantity: Literal["fma", "gemm", "copy", "triad"]
     level: Annotated[str, about("register, L1, L2, L3 or DRAM: where the working set lives")]
     device: str
-    dtype: PeakDType
+    dtype: DType
     value: Annotated[float, about("FLOP/s for fma and gemm, bytes/s for copy and triad", gt=0)]
     working_set_bytes: Annotated[int | None, about("total over all threads", "byte")] = None
 

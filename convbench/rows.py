@@ -9,7 +9,7 @@ from convbench.case import Case
 from convbench.measure import Policy, Samples, interquartile_range, remarks, series_interval, speedup
 from convbench.plugin import Implementation, Kernel
 from convbench.records import shape_columns
-from convbench.results import Record, RecordedRow, Status
+from convbench.results import GpuCell, Record, RecordedRow, Status
 from convbench.roofline import attainable
 from convbench.verify import Verification
 
@@ -25,6 +25,7 @@ class Cell:
     compile_s: float | None = None
     verification: Verification | None = None
     samples: Samples | None = None
+    gpu: GpuCell | None = None
 
     @property
     def built(self) -> Kernel:
@@ -59,6 +60,9 @@ def make_row(case: Case, cell: Cell, reference: Cell | None, record: Record, pol
         _add_roofline(row, record)
         if reference and reference.status == "ok" and reference.samples:
             _add_speedup(row, reference, cell.samples)
+    row.gpu = cell.gpu
+    if cell.gpu and cell.gpu.throttled:
+        row.notes.append(f"the GPU's clock was held down: {', '.join(cell.gpu.throttled)}")
     if cell.status == "ok" and cell.verification and cell.verification.detail:
         row.notes.append(cell.verification.detail)
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,11 @@ from convbench import __version__
 from convbench.case import Case
 from convbench.errors import STRANGERS_ERRORS
 from convbench.journal import Entry, Header, Journal, write_atomically
-from convbench.measure import Call, CudaTimer, Policy, Timer, host_timer, measure
+from convbench.machine.cuda_timer import COLD_SAMPLE_S, CudaTimer, captured
+from convbench.machine.gpu import Watch
+from convbench.measure import Call, Policy, Timer, host_timer, measure
 from convbench.plugin import Implementation
-from convbench.process import return_freed_memory
+from convbench.process import precision, return_freed_memory
 from convbench.registry import REFERENCE, Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
@@ -54,7 +56,7 @@ class CaseRunner(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does; everything here is in the journal's header."""
+    """What a run does; all but graphs is in the journal's header."""
 
     cases: list[Case]
     implementations: list[Implementation]
@@ -63,6 +65,7 @@ class Plan:
     seed: int = 0
     named: frozenset[str] = frozenset()  # implementations asked for by name get a row even if unsupported
     isolated: frozenset[str] = frozenset()  # a case that one of these supports runs in a worker process
+    graphs: bool = False  # on a GPU, every call as a CUDA graph
 
 
 @dataclass
@@ -140,7 +143,8 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
                 raise KeyboardInterrupt
             watch = Stopwatch()
             run_one = worker if worker and needs_worker(case, plan) else run_case
-            rows = list(run_one(case, plan, record, progress, watch))
+            with precision(case.dtype):
+                rows = list(run_one(case, plan, record, progress, watch))
             add_entry(record, rows, watch.seconds)  # first: an interrupt may come at any line
             if journal:
                 journal.append(Entry(case=number, rows=rows, timings=watch.seconds, warnings=noise()))
@@ -205,9 +209,10 @@ def verify_plan(
     with torch.inference_mode():
         for case in plan.cases:
             run_one = worker if worker and needs_worker(case, plan) else verify_case
-            for row in run_one(case, plan, record, None, Stopwatch()):
-                rows.append(row)
-                on_row(row)
+            with precision(case.dtype):
+                for row in run_one(case, plan, record, None, Stopwatch()):
+                    rows.append(row)
+                    on_row(row)
     return rows
 
 
@@ -282,28 +287,35 @@ def _synchronize(device: str) -> None:
 
 
 def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress, working: Working) -> None:
-    timer: Timer = CudaTimer(case.device) if case.device.startswith("cuda") else host_timer
+    on_gpu = CudaTimer(case.device, watch=Watch(case.device)) if case.device.startswith("cuda") else None
+    timer: Timer = on_gpu or host_timer
+    policy = replace(plan.policy, sample_s=min(plan.policy.sample_s, COLD_SAMPLE_S)) if on_gpu else plan.policy
+    originals: dict[str, Call] = {}
     calls: dict[str, Call] = {}
     for cell in cells:
         working(cell.implementation.name)
         try:
             operands = checker.timing_operands(cell.implementation, cell.built)
+            original = partial(cell.built.run, *operands)
+            call = captured(original, case.device) if plan.graphs and on_gpu else original
         except STRANGERS_ERRORS as error:
             cell.fail(*failure(error))
         else:
-            calls[cell.implementation.name] = partial(cell.built.run, *operands)
+            name = cell.implementation.name
+            calls[name], originals[name] = call, original
     while calls:
         try:
-            samples = measure(
-                calls, plan.policy, REFERENCE, _blaming(timer, calls, working), plan.seed, progress.sample
-            )
+            samples = measure(calls, policy, REFERENCE, _blaming(timer, calls, working), plan.seed, progress.sample)
         except _CallFailed as failed:  # out with it, and the others again: what they have is only half a case
             name = next(name for name, call in calls.items() if call is failed.call)
             del calls[name]
             next(cell for cell in cells if cell.implementation.name == name).fail(*failure(failed.error))
         else:
             for cell in _alive(cells):
-                cell.samples = samples[cell.implementation.name]
+                name = cell.implementation.name
+                cell.samples = samples[name]
+                if on_gpu:
+                    cell.gpu = on_gpu.cell(calls[name], originals[name])
             return
 
 

@@ -129,6 +129,7 @@ def _start(
     cases = planning.select_cases(
         selection, QUICK_SUITE if quick else common.DEFAULT_SUITE, "all" if full else "forward", devices
     )
+    planning.check_precision(cases)
     common.save_suite(selection, save_suite)
     from convbench.registry import registry
     from convbench.run import Plan, begin

@@ -43,6 +43,7 @@ def command(
     from convbench.run import Plan, verify_plan
 
     cases = planning.select_cases(selection, common.DEFAULT_SUITE, "all", planning.select_devices(selection.devices))
+    planning.check_precision(cases)
     implementations = planning.select_implementations(registry(), selection, everything=full)
     plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations),
                 common.isolated(isolate, implementations))  # fmt: skip

@@ -89,7 +89,8 @@ def slowed(call: Call, share: float) -> Call:
 
 def samplers(request: Request, found: dict[str, dict[str, Call]]) -> list[Sampler]:
     """Everything warmed up."""
-    from convbench.measure import CudaTimer, Sampler, host_timer
+    from convbench.machine.cuda_timer import CudaTimer
+    from convbench.measure import Sampler, host_timer
 
     return [
         Sampler(calls, request.policy, CudaTimer(device) if device.startswith("cuda") else host_timer, request.seed)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from convbench.machine.peaks import MEMORY_SHARE, Run, Sample, Task, repeated, working_sets
+from convbench.process import precision
 
 GEMM_SIZES = (2048, 4096, 8192)
 GEMM_DTYPES = ("float32", "tf32", "bfloat16", "float16")
@@ -80,20 +80,7 @@ def _gemm_task(device: str, size: int, dtype: str, timed: Timed) -> Task:
     c = torch.empty_like(a)
 
     def run(repeats: int) -> int:
-        with tf32_allowed(dtype == "tf32"):
+        with precision(dtype):
             return repeated(lambda: torch.mm(a, b, out=c), 2 * size**3)(repeats)
 
     return Task("gemm", "DRAM", dtype, 3 * a.numel() * a.itemsize, timed(run))
-
-
-@contextmanager
-def tf32_allowed(allowed: bool) -> Iterator[None]:
-    """Float32 GEMMs may, or may not, round their operands to TF32 meanwhile."""
-    import torch
-
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

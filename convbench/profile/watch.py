@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convbench.errors import STRANGERS_ERRORS
-from convbench.measure import CudaTimer, Timer, host_timer
+from convbench.machine.cuda_timer import CudaTimer
+from convbench.measure import Timer, host_timer
 from convbench.profile.model import MIXED_LAYOUT, REPACK
 from convbench.profile.words import failure
 from convbench.spec import ConvSpec, Pass

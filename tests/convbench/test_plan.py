@@ -3,8 +3,9 @@
 import pytest
 
 from convbench.errors import InputError
+from convbench.plan import Selection, select_cases, select_devices, select_implementations
 from convbench.plugin import Implementation, Kernel
-from convbench.registry import REFERENCE, Registry, Selection, select_cases, select_devices, select_implementations
+from convbench.registry import REFERENCE, Registry
 
 
 def implementation(name, **words):

@@ -23,7 +23,7 @@ pytest.importorskip("triton")
 @pytest.fixture(scope="module")
 def interpreted() -> list[tuple[str, ...]]:
     """(implementation, case, dtype, pass) of everything verified in the interpreter."""
-    halves = (["depthwise"], ["implicit_gemm", "fused"])  # which take equally long, at once
+    halves = (["depthwise", "pair"], ["implicit_gemm", "fused"])  # which take equally long, at once
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     started = [
@@ -36,15 +36,19 @@ def interpreted() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("layout", ["", "_channels_last"])
 @pytest.mark.parametrize(
-    ("name", "passes", "shapes", "of_each_short_type"),
-    [("depthwise", PASSES, 6, 3), ("implicit_gemm", PASSES, 8, 4), ("fused", ("forward",), 2, 1)],
+    ("name", "passes", "shapes", "short_types"),
+    [
+        ("depthwise", PASSES, 6, (2, 2)),
+        ("implicit_gemm", PASSES, 8, (2, 2)),
+        ("fused", ("forward",), 2, (1, 1)),
+        ("pair", PASSES, 1, (1, 0)),
+    ],
 )
-def test_in_the_interpreter(interpreted, name, layout, passes, shapes, of_each_short_type):
+def test_in_the_interpreter(interpreted, name, layout, passes, shapes, short_types):
     for pass_ in PASSES:
         ran = [dtype for i, _, dtype, its in interpreted if i == f"triton.{name}{layout}" and its == pass_]
-        assert ran.count("float32") == (shapes if pass_ in passes else 0)
-        short = of_each_short_type if pass_ in passes else 0
-        assert ran.count("float16") == ran.count("bfloat16") == short
+        expected = (shapes, *short_types) if pass_ in passes else (0, 0, 0)
+        assert tuple(map(ran.count, ("float32", "float16", "bfloat16"))) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,26 +56,24 @@ def test_in_the_interpreter(interpreted, name, layout, passes, shapes, of_each_s
 )
 def test_phases_take_every_tap_to_every_pixel_that_it_reaches_once(kernel, padding, dilation, stride):
     """Against the definition: dx[i] takes dy[p] by tap r where i = p*stride - padding + r*dilation."""
-    from convbench_kernels.torch_cuda.implicit_gemm import tap_table
+    from convbench_kernels.torch_cuda.phases import phases_of
 
     spec = ConvSpec.create((1, 1, 11, 9), 1, kernel, stride=stride, padding=padding, dilation=dilation)
-    taps, phases = tap_table(spec, gradient=True)
+    phases, (skip, _), (shift, _) = phases_of(spec, gradient=True)
     found = sorted(
-        (p * stride + i, q * stride + j, p + eh, q + ew)
-        for first, count, i, j, rows, columns in phases
-        for p in range(rows)
-        for q in range(columns)
-        for eh, ew, _, _ in taps[first : first + count]
-        if 0 <= p + eh < spec.p and 0 <= q + ew < spec.q
-    )
-    reach = [r * dilation - padding for r in range(kernel)]
+        (i * stride + h.at, j * stride + w.at, h.first + a * skip, w.first + b * skip, p, q)
+        for h, w in phases
+        for i in range(h.size) for j in range(w.size) for a in range(h.count) for b in range(w.count)
+        if 0 <= (p := i + h.offset + a * shift) < spec.p and 0 <= (q := j + w.offset + b * shift) < spec.q
+    )  # fmt: skip
+    taps, reach = range(kernel), [r * dilation - padding for r in range(kernel)]
     expected = sorted(
-        (p * stride + a, q * stride + b, p, q)
-        for p in range(spec.p) for q in range(spec.q) for a in reach for b in reach
-        if 0 <= p * stride + a < spec.h and 0 <= q * stride + b < spec.w
+        (p * stride + reach[r], q * stride + reach[s], r, s, p, q)
+        for p in range(spec.p) for q in range(spec.q) for r in taps for s in taps
+        if 0 <= p * stride + reach[r] < spec.h and 0 <= q * stride + reach[s] < spec.w
     )  # fmt: skip
     assert found == expected
-    assert sum(rows * columns for *_, rows, columns in phases) == spec.h * spec.w
+    assert sum(h.size * w.size for h, w in phases) == spec.h * spec.w
 
 
 def test_what_it_does_not_do():
@@ -80,6 +82,7 @@ def test_what_it_does_not_do():
     supports = IMPLEMENTATIONS[0].supports
     assert supports(Case(SHAPES["depthwise"])) == "needs a CUDA device"
     assert supports(Case(SHAPES["depthwise"], device="cuda:0")) == ""
+    assert "TF32" in supports(Case(SHAPES["depthwise"], dtype="tf32", device="cuda:0"))
     assert "float64" in supports(Case(SHAPES["depthwise"], dtype="float64", device="cuda:0"))
     for name in ("3x3 same", "grouped", "pair", "up grouped"):
         assert supports(Case(SHAPES[name], device="cuda:0")) == "depthwise convolutions only"
@@ -89,15 +92,21 @@ def test_what_it_does_not_do():
 
 def test_what_the_dense_kernels_do_not_do():
     from convbench_kernels.torch_cuda import fused, implicit_gemm
+    from convbench_kernels.torch_cuda import pair as both
 
-    dense, pair = implicit_gemm.IMPLEMENTATIONS[0].supports, fused.IMPLEMENTATIONS[0].supports
+    dense, pair, two_kernels = (module.IMPLEMENTATIONS[0].supports for module in (implicit_gemm, fused, both))
     for name in ("3x3 same", "grouped", "up grouped"):
         assert dense(Case(SHAPES[name], device="cuda:0")) == ""
         assert pair(Case(SHAPES[name], device="cuda:0")) == "depthwise-separable pairs only"
     assert dense(Case(SHAPES["depthwise"], device="cuda:0")) == "depthwise: see triton.depthwise"
     assert dense(Case(SHAPES["pair"], device="cuda:0")) == "one convolution only"
     assert pair(Case(SHAPES["pair"], device="cuda:0")) == ""
-    assert pair(Case(SHAPES["pair"], "data_gradient", device="cuda:0")) == "forward only"
+    assert pair(Case(SHAPES["pair"], "data_gradient", device="cuda:0")) == "forward only: see triton.pair"
+    assert two_kernels(Case(SHAPES["pair"], "data_gradient", device="cuda:0")) == ""
+    assert two_kernels(Case(SHAPES["pair"], dtype="tf32", device="cuda:0")) == ""
+    huge = ConvSpec.create((2**16, 64, 128, 128), 64, 1)
+    assert "pixels or rows" in dense(Case(huge, device="cuda:0"))
+    assert "2^31 elements" in dense(Case(ConvSpec.create((1, 2**12, 2**10, 2**10), 1, 1), device="cuda:0"))
 
 
 def test_without_a_device_the_family_is_unavailable():

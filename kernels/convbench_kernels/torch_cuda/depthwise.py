@@ -21,26 +21,28 @@ conv_transpose2d, are one correlation (class Axis): the gradient runs over dy wi
        5 |--          y3
 
 A line is ROWS rows of one plane; a program computes TILE_LINES lines x TILE_Q columns. Sums are in float32.
-The weight gradient has an accumulator a tap, runs over the lines of a channel in SPLITS parts and adds these in a
-fixed order. Register reuse as in Lu et al., "Optimizing Depthwise Separable Convolution Operations on GPUs" (IEEE TPDS
-33, 2021).
+The weight gradient is depthwise_weights.py's. Register reuse as in Lu et al., "Optimizing Depthwise Separable
+Convolution Operations on GPUs" (IEEE TPDS 33, 2021).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 
 from convbench.plugin import Case, ConvSpec, Kernel, Layout
-from convbench_kernels.torch_cuda.launch import INTERPRETED, add_partials, both_layouts, new, on
+from convbench_kernels.torch_cuda.launch import both_layouts, fastest, new, on
+from convbench_kernels.torch_cuda.tuning import Tile
 
 MOST_TAPS = 121  # 11x11: taps are unrolled, and above it the code grows faster than it helps
-MOST_ACCUMULATORS = 49  # taps of one program of the weight gradient: an accumulator each
 MOST_COLUMNS = 128  # columns of a program, at most
-PROGRAMS = 16 if INTERPRETED else 2048  # of the weight gradient, about: some for each multiprocessor
+SIZES: list[Tile] = [  # rows of a line, outputs of a row of lines in a program, warps: the fastest by trial
+    {"rows": rows, "elements": elements, "warps": warps}
+    for rows, elements, warps in ((4, 256, 4), (4, 256, 2), (8, 256, 4), (2, 256, 4), (4, 512, 4))
+]
 
 
 class Axis(NamedTuple):
@@ -185,63 +187,13 @@ def _correlate(
         tl.store(target, result.to(out.dtype.element_ty), mask=(line < lines) & (p < out_h) & (q < out_w))
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
-def _weight_gradient(
-    x, dy, partials, batch, channels, groups, blocks_a_split, height, width, rows, columns, MULTIPLIER: tl.constexpr,
-    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PADDING_H: tl.constexpr,
-    PADDING_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, ROWS: tl.constexpr,
-    COUNT: tl.constexpr, RAGGED: tl.constexpr, TAPS_S: tl.constexpr, TILE_LINES: tl.constexpr, TILE_Q: tl.constexpr,
-    Q_BLOCKS: tl.constexpr,
-):  # fmt: skip
-    k = tl.program_id(0)
-    split = tl.program_id(1)
-    first_s = tl.program_id(2) * TAPS_S
-    filters = channels * MULTIPLIER
-    total = zeros(R * TAPS_S, TILE_LINES, TILE_Q)
-    for block in range(split * blocks_a_split, (split + 1) * blocks_a_split):
-        line = (block // Q_BLOCKS) * TILE_LINES + tl.arange(0, TILE_LINES)[:, None]
-        q = (block % Q_BLOCKS) * TILE_Q + tl.arange(0, TILE_Q)[None, :]
-        n, group = line // groups, line % groups
-        here = (n < batch) & (q < columns)
-        y_start = dy + (n.to(tl.int64) * filters + k) * rows * columns
-        x_start = x + (n.to(tl.int64) * channels + k // MULTIPLIER) * height * width
-        gradients = ()
-        for o in tl.static_range(ROWS):
-            p = group * ROWS + o
-            value = tl.load(y_start + p * columns + q, mask=here & (p < rows), other=0.0)
-            gradients += (value.to(tl.float32),)
-        for s in tl.static_range(TAPS_S):
-            column = q * STRIDE_W - PADDING_W + (first_s + s) * DILATION_W
-            inside = here & (column >= 0) & (column < width)
-            for i in tl.static_range(COUNT):
-                row = group * (ROWS * STRIDE_H) - PADDING_H + i
-                value = tl.load(x_start + row * width + column, mask=inside & (row >= 0) & (row < height), other=0.0)
-                value = value.to(tl.float32)
-                for o in tl.static_range(ROWS):
-                    if tap(i, o, R, STRIDE_H, 1, 0, DILATION_H) >= 0:
-                        product = value * gradients[o]
-                        if RAGGED:  # where dy has no row, x must not bring a NaN in
-                            product = tl.where(group * ROWS + o < rows, product, 0.0)
-                        total = added(total, tap(i, o, R, STRIDE_H, 1, 0, DILATION_H) * TAPS_S + s, product)
-    for r in tl.static_range(R):
-        for s in tl.static_range(TAPS_S):
-            at = (split.to(tl.int64) * filters + k) * (R * S) + r * S + first_s + s
-            tl.store(partials + at, tl.sum(tl.sum(total[r * TAPS_S + s], 1), 0))
-
-
 def tile(lines: int, width: int, widest: int, elements: int) -> tuple[int, int]:
     """TILE_LINES x lanes: as wide as a line, up to `widest`, then as many lines as make the number of elements."""
     lanes = min(triton.next_power_of_2(width), widest)
     return min(triton.next_power_of_2(lines), max(elements // lanes, 1)), lanes
 
 
-def evenly(length: int, about: int) -> int:
-    """A divisor of the length, up to twice `about`; where there is none but 1, `about`."""
-    divisors = [d for d in range(2, min(2 * about, length) + 1) if length % d == 0]
-    return min(divisors, key=lambda d: abs(d - about), default=min(about, length))
-
-
-def correlate(case: Case, rows: int = 4, elements: int = 256, warps: int = 4):
+def correlate(case: Case, rows: int, elements: int, warps: int):
     """run(source, w, bias=None, relu=False) -> out on contiguous tensors."""
     c = correlation(case)
     size, step, first, count = c.h.grouped(rows)
@@ -264,41 +216,14 @@ def correlate(case: Case, rows: int = 4, elements: int = 256, warps: int = 4):
     return run
 
 
-def weight_gradient(case: Case, rows: int = 4, elements: int = 128, warps: int = 4):
-    """run(x, dy) -> dw on contiguous tensors; of a transposed convolution the two change places."""
-    spec, _ = as_conv2d(case)
-    rows = evenly(spec.p, rows)
-    groups, count = triton.cdiv(spec.p, rows), (rows - 1) * spec.stride[0] + (spec.r - 1) * spec.dilation[0] + 1
-    taps_s = max(t for t in range(1, spec.s + 1) if spec.s % t == 0 and t * spec.r <= max(MOST_ACCUMULATORS, spec.r))
-    tile_lines, tile_q = tile(spec.n * groups, spec.q, MOST_COLUMNS, elements)
-    q_blocks = triton.cdiv(spec.q, tile_q)
-    blocks = triton.cdiv(spec.n * groups, tile_lines) * q_blocks
-    splits = max(1, min(blocks, triton.cdiv(PROGRAMS, spec.k)))
-    a_split = triton.cdiv(blocks, splits)
-    splits = triton.cdiv(blocks, a_split)
-    grid = (spec.k, splits, spec.s // taps_s)
-
-    def run(x, dy):
-        x, dy = (dy, x) if case.spec.is_transposed else (x, dy)
-        x, dy, dw = x.contiguous(), dy.contiguous(), new(spec.w_shape, x, "nchw")
-        partials = torch.empty((splits, *spec.w_shape), dtype=torch.float32, device=x.device)
-        with on(x):
-            _weight_gradient[grid](
-                x, dy, partials, spec.n, spec.c, groups, a_split, spec.h, spec.w, spec.p, spec.q, spec.k // spec.c,
-                spec.r, spec.s, *spec.stride, *spec.padding, *spec.dilation, rows, count, spec.p % rows != 0, taps_s,
-                tile_lines, tile_q, q_blocks, num_warps=warps,
-            )  # fmt: skip
-            return add_partials(partials, dw)
-
-    return run
-
-
 def covers(case: Case) -> str:
     if case.spec.is_separable:
         return "depthwise convolutions only"
     spec, _ = as_conv2d(case)
     if spec.groups != spec.c:
         return "depthwise convolutions only"
+    if case.dtype == "tf32":
+        return "no matrix product that TF32 could round: see float32"
     if spec.r * spec.s > MOST_TAPS:
         return f"kernels of more than {MOST_TAPS} taps are not implemented"
     return ""
@@ -306,12 +231,17 @@ def covers(case: Case) -> str:
 
 def build(case: Case, layout: Layout) -> Kernel:
     from convbench_kernels.torch_cuda import depthwise_channels as channels
+    from convbench_kernels.torch_cuda import depthwise_weights as weights
 
+    spec, of_weights = case.spec, case.pass_ == "weight_gradient"
+    key = (spec.n, spec.k, spec.p, spec.q, spec.r, spec.s, *spec.stride, *spec.dilation, case.pass_, case.dtype)
     if layout == "nchw":
-        make = weight_gradient if case.pass_ == "weight_gradient" else correlate
-        return Kernel(make(case), "rows")
-    make = channels.weight_gradient if case.pass_ == "weight_gradient" else channels.correlate
-    return Kernel(make(case), "columns")
+        make, options = (weights.weight_gradient, weights.GRADIENT_SIZES) if of_weights else (correlate, SIZES)
+        return Kernel(fastest("depthwise", options, key, partial(make, case)), "rows")
+    make, options = (
+        (channels.weight_gradient, channels.GRADIENT_SIZES) if of_weights else (channels.correlate, channels.SIZES)
+    )
+    return Kernel(fastest("depthwise_channels", options, key, partial(make, case)), "columns")
 
 
 IMPLEMENTATIONS = both_layouts("depthwise", covers, build, "depthwise, outputs in registers")

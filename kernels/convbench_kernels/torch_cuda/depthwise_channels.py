@@ -15,26 +15,35 @@ import triton.language as tl
 
 from convbench.plugin import Case
 from convbench_kernels.torch_cuda.depthwise import (
-    MOST_ACCUMULATORS,
-    PROGRAMS,
     added,
     as_conv2d,
     correlation,
-    evenly,
     spread,
     tap,
     tile,
     zeros,
 )
+from convbench_kernels.torch_cuda.depthwise_weights import PROGRAMS, evenly
 from convbench_kernels.torch_cuda.launch import MEMORY_FORMAT, add_partials, new, on
+from convbench_kernels.torch_cuda.tuning import Tile
 
 LAST = MEMORY_FORMAT["channels_last"]
 MOST_CHANNELS = 64  # channels of a program, at most
+FEW_TAPS = 9  # more, and weights are turned to lie as channels do: a launch, for one load of several channels' taps
+ACCUMULATORS = 104  # registers of a thread for sums of the weight gradient: fewer taps a pass, and x is read more often
+SIZES: list[Tile] = [  # columns of a line, outputs of a column of lines in a program, warps: the fastest by trial
+    {"cols": cols, "elements": elements, "warps": warps}
+    for cols, elements, warps in ((4, 512, 4), (4, 1024, 4), (8, 512, 4), (2, 512, 4), (4, 256, 2))
+]
+GRADIENT_SIZES: list[Tile] = [
+    {"cols": cols, "elements": elements, "warps": warps}
+    for cols, elements, warps in ((4, 512, 4), (4, 256, 4), (2, 512, 4), (4, 1024, 4))
+]
 
 
 @triton.jit
 def _correlate(
-    source, w, bias, out, lines, groups, channels, source_h, source_w, out_h, out_w,
+    source, w, w_filter, w_tap, bias, out, lines, groups, channels, source_h, source_w, out_h, out_w,
     MULTIPLIER: tl.constexpr, SOURCES: tl.constexpr, TURNED: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STRIDE_H: tl.constexpr, UP_H: tl.constexpr, OFFSET_H: tl.constexpr, DILATION_H: tl.constexpr,
     STRIDE_W: tl.constexpr, UP_W: tl.constexpr, OFFSET_W: tl.constexpr, DILATION_W: tl.constexpr,
@@ -62,7 +71,7 @@ def _correlate(
             start = source + (n * source_h + row).to(tl.int64) * source_w * source_channels + channel
             taps = ()
             for s in tl.static_range(S):
-                at = w + filter_ * (R * S) + (R * S - 1 - r * S - s if TURNED else r * S + s)
+                at = w + filter_ * w_filter + (R * S - 1 - r * S - s if TURNED else r * S + s) * w_tap
                 taps += (tl.load(at, mask=k < channels, other=0.0).to(tl.float32),)
             for i in tl.static_range(COUNT):
                 column = group * STEP + FIRST + i
@@ -124,7 +133,7 @@ def _weight_gradient(
             tl.store(partials + at, summed, mask=k < filters)
 
 
-def correlate(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
+def correlate(case: Case, cols: int, elements: int, warps: int):
     """run(source, w, bias=None, relu=False) -> out on channels_last tensors."""
     c = correlation(case)
     size, step, first, count = c.w.grouped(cols)
@@ -135,10 +144,11 @@ def correlate(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
     shape = (case.spec.n, c.planes, c.h.out, c.w.out)
 
     def run(source, w, bias=None, relu=False):
-        source, w, out = source.contiguous(memory_format=LAST), w.contiguous(), new(shape, source, "channels_last")
+        source, w, out = source.contiguous(memory_format=LAST), w.flatten(1), new(shape, source, "channels_last")
+        w = w.t().contiguous().t() if w.shape[1] > FEW_TAPS else w
         with on(source):
             _correlate[grid](
-                source, w, bias, out, lines, groups, c.planes, c.h.source, c.w.source, c.h.out, c.w.out,
+                source, w, *w.stride(), bias, out, lines, groups, c.planes, c.h.source, c.w.source, c.h.out, c.w.out,
                 c.multiplier, c.sources, c.turned, c.h.taps, c.w.taps, *c.h[3:], *c.w[3:], size, step, first, count,
                 bias is not None, relu, tile_lines, tile_c, num_warps=warps,
             )  # fmt: skip
@@ -147,12 +157,12 @@ def correlate(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
     return run
 
 
-def weight_gradient(case: Case, cols: int = 4, elements: int = 512, warps: int = 4):
+def weight_gradient(case: Case, cols: int, elements: int, warps: int):
     """run(x, dy) -> dw on channels_last tensors; of a transposed convolution the two change places."""
     spec, _ = as_conv2d(case)
     cols = evenly(spec.q, cols)
     groups, count = triton.cdiv(spec.q, cols), (cols - 1) * spec.stride[1] + (spec.s - 1) * spec.dilation[1] + 1
-    most = max(MOST_ACCUMULATORS // 5, spec.s)  # a thread holds four channels and more
+    most = max(ACCUMULATORS * warps * 32 // elements, spec.s)
     taps_r = max(t for t in range(1, spec.r + 1) if spec.r % t == 0 and t * spec.s <= most)
     lines = spec.n * spec.p * groups
     tile_lines, tile_c = tile(lines, spec.k, MOST_CHANNELS, elements)

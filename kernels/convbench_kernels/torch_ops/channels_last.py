@@ -11,7 +11,7 @@ from convbench_kernels.torch_ops import aten
 
 
 def build(case: Case) -> Kernel:
-    return Kernel(aten.run(case), "two calls" if case.spec.is_separable else "aten")
+    return aten.as_library(case, aten.run(case), "two calls" if case.spec.is_separable else "aten")
 
 
 IMPLEMENTATION = Implementation(

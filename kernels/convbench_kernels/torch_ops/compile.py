@@ -33,7 +33,7 @@ def build(case: Case) -> Kernel:
     function = aten.run(case)
     # Dynamo keeps what it compiled with the code object, and after eight shapes of one runs them uncompiled.
     function.__code__ = function.__code__.replace()
-    return Kernel(torch.compile(function, dynamic=False), "inductor")
+    return aten.as_library(case, torch.compile(function, dynamic=False), "inductor")
 
 
 # On request: compiling takes longer than timing, and a bare convolution ends in the same library call.

@@ -67,6 +67,8 @@ def supports(case: Case) -> str:
         return "computes single convolutions, not the pair"
     if case.spec.is_transposed and case.spec.mirrored().y_shape != case.spec.x_shape:
         return "an output_padding of the stride or more mirrors no convolution"
+    if case.dtype == "tf32" and case.device == "cpu":
+        return "TF32 is a precision of CUDA devices"
     folds = case.pass_ == ("forward" if case.spec.is_transposed else "data_gradient")
     if folds and case.dtype in ("float16", "bfloat16") and case.device == "cpu":
         return f"torch's fold on the CPU rounds partial sums to {case.dtype}"

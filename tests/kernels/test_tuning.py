@@ -1,0 +1,114 @@
+"""Block sizes by trial, with invented times: what is tried, remembered, found again, and not believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from math import inf
+
+import pytest
+
+pytest.importorskip("triton")
+
+from convbench_kernels.torch_cuda import tuning
+
+SMALL, LARGE = ({"BM": size, "BN": size, "BK": 32, "num_warps": 4, "num_stages": 3} for size in (64, 128))
+TILES = [LARGE, SMALL]
+
+
+class Times:
+    """seconds(tile) that counts."""
+
+    def __init__(self, large: float, small: float) -> None:
+        self.seconds, self.tried = {128: large, 64: small}, 0
+
+    def __call__(self, tile) -> float:
+        self.tried += 1
+        return self.seconds[tile["BM"]]
+
+
+def test_the_fastest_is_chosen_and_not_tried_again(tmp_path):
+    path, times = tmp_path / "new" / "gpu.json", Times(2.0, 1.0)
+    assert tuning.chosen("a", TILES, times, path) == SMALL
+    assert tuning.chosen("a", TILES, times, path) == SMALL
+    assert times.tried == 2
+    order: list[object] = []
+    tuning.chosen("c", TILES, lambda tile: float(order.append(tile["BM"]) is None), path, order.append)
+    tuning.chosen("c", TILES, times, path, order.append)
+    assert order == [TILES, 128, 64], "compiled together before the first is tried, and only then"
+    assert tuning.chosen("b", TILES, Times(1.0, 2.0), path) == LARGE, "another key is another question"
+    assert tuning.remembered(path) == {"a": SMALL, "b": LARGE, "c": LARGE}
+    assert [p.name for p in path.parent.iterdir()] == ["gpu.json"]
+
+
+def test_another_process_finds_it(tmp_path):
+    script = (
+        "from convbench_kernels.torch_cuda import tuning\n"
+        "from tests.kernels.test_tuning import TILES\n"
+        "path = tuning.cache_file('NVIDIA H100/80')\n"
+        "print(tuning.chosen('a', TILES, lambda tile: 1 / 0, path)['BM'], path.name)"
+    )
+    os.environ["CONVBENCH_CACHE_DIR"], before = str(tmp_path), os.environ.get("CONVBENCH_CACHE_DIR")
+    try:
+        path = tuning.cache_file("NVIDIA H100/80")
+        tuning.chosen("a", TILES, Times(2.0, 1.0), path)
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    finally:
+        del os.environ["CONVBENCH_CACHE_DIR"]
+        os.environ |= {"CONVBENCH_CACHE_DIR": before} if before else {}
+    assert result.stdout.split() == ["64", path.name]
+    assert path.parent == tmp_path / "triton"
+
+
+def test_a_device_and_a_version_have_a_file_each(tmp_path):
+    assert tuning.cache_file("NVIDIA H100") != tuning.cache_file("NVIDIA H200")
+    (tmp_path / "kernel.py").write_text("a = 1")
+    before = tuning.version.__wrapped__(tmp_path)
+    (tmp_path / "kernel.py").write_text("a = 2")
+    assert tuning.version.__wrapped__(tmp_path) != before
+    assert tuning.version() in tuning.cache_file("NVIDIA H100").name
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1, 2]", '{"a": 3}', '{"a": {"BM": "wide"}}', "\x80\x81"])
+def test_a_damaged_file_is_said_and_replaced(tmp_path, damage):
+    path = tmp_path / "gpu.json"
+    path.write_bytes(damage.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"gpu\.json: not a file of block sizes"):
+        assert tuning.chosen("a", TILES, Times(1.0, 2.0), path) == LARGE
+    assert json.loads(path.read_text()) == {"a": LARGE}
+
+
+def test_sizes_that_are_no_longer_offered_are_tried_again(tmp_path):
+    path = tmp_path / "gpu.json"
+    tuning.remember(path, "a", LARGE | {"num_stages": 7})
+    assert tuning.chosen("a", TILES, Times(2.0, 1.0), path) == SMALL
+
+
+def test_sizes_that_cannot_run_are_passed_over_and_none_is_an_error(tmp_path):
+    assert tuning.chosen("a", TILES, Times(inf, 1.0), tmp_path / "gpu.json") == SMALL
+    with pytest.raises(RuntimeError, match="none of 2 block sizes can run: b"):
+        tuning.chosen("b", TILES, Times(inf, inf), tmp_path / "gpu.json")
+
+
+def test_where_nothing_can_be_written_the_answer_still_counts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="tried again in the next process"):
+        assert tuning.chosen("a", TILES, Times(2.0, 1.0), tmp_path / "file" / "gpu.json") == SMALL
+
+
+def test_shapes_of_one_class_share_an_answer():
+    assert tuning.shape_class((100352, 60, "nchw", "tf32")) == tuning.shape_class((131072, 64, "nchw", "tf32"))
+    assert tuning.shape_class((64, "nchw")) != tuning.shape_class((65, "nchw"))
+
+
+@pytest.mark.parametrize("table", [*tuning.GEMM.values(), *tuning.FUSED.values()])
+def test_tables(table):
+    """Every product has sizes, none mostly empty; the interpreter of the other tests is not on here."""
+    assert not tuning.INTERPRETED
+    for rows, columns in ((1, 1), (3, 1000), (10**6, 16), (10**6, 10**3)):
+        found = tuning.tiles(rows, columns, table)
+        assert found
+        assert all(tile["BM"] < max(2 * rows, 64) and tile["BN"] < max(2 * columns, 64) for tile in found)
+        assert all(min(tile["BM"], tile["BN"], tile["BK"]) >= 16 for tile in found), "tl.dot takes 16 and more"
