@@ -22,6 +22,7 @@ from convbench.case import Case
 from convbench.errors import InputError, OutputError
 from convbench.measure import Policy
 from convbench.results import SCHEMA_VERSION, Record, RecordedRow
+from convbench.untrusted import DECODE_ERRORS, read_limited
 
 JOURNAL = "journal.jsonl"
 
@@ -123,10 +124,7 @@ class Log(Generic[H, E]):
 
         A file that is no journal is left as it is.
         """
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
+        data = read_limited(self.path, "--resume takes the folder of a run")
         whole, _, torn = data.rpartition(b"\n")
         first, *lines = whole.split(b"\n")
         header: H = _decode(first, self.header, f"{self.path}, line 1", "--resume takes the folder of a run")
@@ -173,7 +171,7 @@ def _write_line(file: Any, value: Struct) -> None:
 def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
+    except (*DECODE_ERRORS, InputError) as error:
         raise InputError(f"{where}: damaged ({error}); {advice}") from None
 
 

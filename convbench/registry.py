@@ -11,6 +11,7 @@ from typing import Any
 
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.plugin import Implementation, Probe, Unavailable
+from convbench.trial import ending
 
 OWN = "convbench"  # the distribution
 KERNELS_GROUP = "convbench.kernels"
@@ -56,18 +57,28 @@ class Registry:
         return f"implementation {name!r} is not registered; {hint}`convbench list` shows what is"
 
 
-def collect(points: Iterable[EntryPoint]) -> Registry:
-    """Load each entry point; one that fails is recorded as unavailable and the rest still count."""
+def collect(points: Iterable[EntryPoint], try_strangers: bool = False) -> Registry:
+    """Load each entry point; one that fails is recorded as unavailable and the rest still count.
+
+    try_strangers  what other distributions bring is loaded in a copy of this process first, as it may end it
+    """
     registry = Registry()
     for point in sorted(points, key=lambda p: (p.name != "torch", p.name)):  # the reference's family first
-        if point.dist is None or point.dist.name != OWN:
+        if _strange(point):
             registry.strangers.add(point.name)
+            if try_strangers and (end := ending(lambda p=point: list(_load(p)()))):  # type: ignore[misc]
+                registry.unavailable[point.name] = f"{point.value} {end} when it was loaded"
+                continue
         try:
             for implementation in _load(point)():
                 _add(registry, point, implementation)
         except STRANGERS_ERRORS as error:
             registry.unavailable[point.name] = _reason(point, error)
     return registry
+
+
+def _strange(point: EntryPoint) -> bool:
+    return point.dist is None or point.dist.name != OWN
 
 
 def _load(point: EntryPoint) -> Callable[[], Iterable[Any]]:
@@ -117,7 +128,7 @@ def families(names: Iterable[str]) -> Registry:
 @cache
 def registry() -> Registry:
     """Everything installed. Imports torch and the kernel packages: call it inside a command."""
-    return collect(entry_points(group=KERNELS_GROUP))
+    return collect(entry_points(group=KERNELS_GROUP), try_strangers=True)
 
 
 @cache
@@ -125,6 +136,8 @@ def probes() -> tuple[Probe, ...]:
     """Every machine probe installed; a package that cannot be loaded offers none."""
     found: list[Probe] = []
     for point in entry_points(group=PROBES_GROUP):
+        if _strange(point) and ending(lambda p=point: _load(p)()):  # type: ignore[misc]
+            continue
         try:
             found += _load(point)()
         except STRANGERS_ERRORS:

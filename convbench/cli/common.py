@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import click
 
+from convbench import untrusted
 from convbench.case import DType
 from convbench.errors import InputError
 from convbench.plan import PASS_GROUPS, Selection
@@ -194,7 +195,7 @@ def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
 
     document = {"schema_version": SCHEMA_VERSION, "command": command, "rows": list(rows), **more}
     text = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
-    click.echo(text, file=click.get_current_context().meta[_STDOUT])
+    click.echo(untrusted.escaped(text), file=click.get_current_context().meta[_STDOUT])
 
 
 class Fraction(click.ParamType):
@@ -300,8 +301,8 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Text from a file, safe for a terminal: control, escape and direction characters are shown as ?."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """Text from a file, safe for a terminal: control, escape and direction characters are shown as ?, and it is cut."""
+    return untrusted.printable(untrusted.shortened(text, untrusted.LONGEST_LINE), "?")
 
 
 def seconds(value: float | None) -> str:

@@ -52,8 +52,18 @@ class Header(Struct, kw_only=True):
     slowdown: float = 0.0
 
 
+class _Log(Log[Header, Pair]):
+    """Pairs that a gate could have taken."""
+
+    def complaint(self, header: Header, entry: Pair) -> str:
+        if entry.samples_s.keys() != set(ARMS):
+            return f"expected samples of {', '.join(ARMS)}"
+        times = [seconds for arm in entry.samples_s.values() for taken in arm.values() for seconds in taken]
+        return "" if all(seconds > 0 for seconds in times) else "a time that is not above 0"
+
+
 def journal(folder: Path) -> Log[Header, Pair]:
-    return Log(folder / JOURNAL, Header, Pair, "convbench ab")
+    return _Log(folder / JOURNAL, Header, Pair, "convbench ab")
 
 
 # Facts ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 from convbench.errors import InputError, OutputError
 from convbench.journal import cache_folder, make_folder, write_atomically
 from convbench.report import text
+from convbench.untrusted import printable
 
 _FOLDER = Path(__file__).parent
 _BUNDLE_NAMES = "window.vegaEmbed = vegaEmbed;"
@@ -37,7 +38,7 @@ def render(template: str, context: dict[str, Any], data: dict[str, Any], script:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: value if isinstance(value, markup) else text.printable(value),
+        finalize=lambda value: value if isinstance(value, markup) else printable(value),
     )  # fmt: skip
     environment.filters |= {"seconds": text.seconds, "percent": text.percent, "times": text.times,
                             "significant": text.significant, "interval": text.interval, "error": text.error,
