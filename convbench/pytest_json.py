@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from convbench.errors import InputError
 from convbench.results import Record, RecordedRow, cell_name
-from convbench.untrusted import DECODE_ERRORS, read_limited
+from convbench.untrusted import DECODE_ERRORS, check_rows, read_limited
 
 KEY = "convbench"
 ADVICE = "give the file as pytest-benchmark wrote it"
@@ -127,6 +127,7 @@ def load(path: Path) -> Record:
         ) from None
     _add_speedups(rows)
     found.convbench.rows += rows
+    check_rows(path, len(found.convbench.rows))
     return found.convbench
 
 

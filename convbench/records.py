@@ -29,7 +29,7 @@ from convbench.count import params
 from convbench.errors import InputError
 from convbench.results import COLUMNS, Environment, Record, RecordedRow
 from convbench.spec import ConvSpec
-from convbench.untrusted import read_limited
+from convbench.untrusted import check_rows, read_limited
 
 RUN_JSON, RESULTS_CSV = "run.json", "results.csv"
 SUFFIXES = (".json", ".csv")
@@ -143,6 +143,7 @@ def read_csv(path: Path) -> list[Record]:
         raise InputError(f"{path}: not a convbench results.csv: {error}; give the file as it was written") from None
     if not rows:
         raise InputError(f"{path}: has no rows; run it again or leave it out")
+    check_rows(path, max(map(len, rows.values())))
     return [_record(run_id, machine, found) for (run_id, machine), found in rows.items()]
 
 

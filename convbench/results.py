@@ -21,7 +21,7 @@ from msgspec import Meta, Struct, field
 from convbench.case import DType
 from convbench.errors import InputError
 from convbench.spec import Kind, Operator, Pass
-from convbench.untrusted import DECODE_ERRORS, printable, read_limited, shortened
+from convbench.untrusted import DECODE_ERRORS, check_rows, printable, read_limited, shortened
 
 SCHEMA_VERSION = 1
 
@@ -219,6 +219,7 @@ def load(path: Path) -> Record:
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: not a convbench run record: {reason}; run it again or --resume its folder") from None
     _check_version(path, record)
+    check_rows(path, len(record.rows))
     return record
 
 

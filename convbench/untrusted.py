@@ -16,7 +16,8 @@ import msgspec
 from convbench.errors import InputError
 
 LARGEST_BYTES = 128 * 2**20
-MOST_VALUES = 8_000_000  # each takes up to 72 bytes decoded: with the file itself, below 1 GiB
+MOST_VALUES = 5_000_000  # 10,000 cells of 500; each takes up to some 100 bytes decoded: below 1 GiB with a copy
+MOST_ROWS = 50_000  # of one run: a page holds each of them several times
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 LONGEST_TEXT = 300  # a name on a page
@@ -40,6 +41,12 @@ def read_limited(path: Path, advice: str) -> bytes:
     if values > MOST_VALUES:
         raise InputError(f"{path}: {values:,} values, more than the {MOST_VALUES:,} of the largest run; {advice}")
     return data
+
+
+def check_rows(path: Path, count: int) -> None:
+    """Raises InputError where a run has more rows than can be worked with."""
+    if count > MOST_ROWS:
+        raise InputError(f"{path}: {count:,} rows in one run, more than {MOST_ROWS:,}; split the run into several")
 
 
 def printable(value: Any, replacement: str = REPLACEMENT) -> Any:

@@ -38,7 +38,11 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="convbench")
 def cli() -> None:
-    """Benchmark convolution kernels: verified first, timed side by side, explained by the roofline."""
+    """Benchmark convolution kernels: verified first, timed side by side, explained by the roofline.
+
+    Code that runs: convbench, every installed plug-in (`convbench list`), and what --model, ab and train name. Records,
+    suites and journals are data.
+    """
 
 
 def main() -> None:
