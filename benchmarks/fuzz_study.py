@@ -163,7 +163,8 @@ class Study:
         faulthandler.dump_traceback_later(3 * LONGEST_S, exit=True)
         self.watch.on = True
         try:
-            with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+            redirected = contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1])
+            with limited_memory(), redirected[0], redirected[1]:
                 code = run(words)
         except Hang:
             trouble = f"hang: more than {LONGEST_S} s"
@@ -214,9 +215,15 @@ def _formulas(text: str) -> Iterator[str]:
                 yield cell
 
 
-def limit_memory() -> None:
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """MEMORY_BYTES more of address space than there are now."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def _hang(*_: object) -> None:
@@ -236,7 +243,6 @@ def main() -> int:
         study = Study(Path(name))
         study.learn()
         gc.freeze()
-        limit_memory()
         study.outcomes.clear()
 
         @hypothesis.seed(options.seed)
