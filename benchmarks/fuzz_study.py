@@ -53,7 +53,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "record": (
         "report {file} --out {out}/report.html", "report {file} --pytest-benchmark {out}/bench.json",
         "compare {good} {file} --out {out}", "compare {file} {good} --format markdown", "compare {file} {good} --json",
-        "compare {file} {file} --format csv", "check {file} --baseline {good} --out {out}",
+        "compare {file} {file} --format csv",
+        "compare {file} {file}", "check {file} --baseline {good} --out {out}",
         "check {good} --baseline {file} --across-machines", "history {folder} --out {out}", "history {folder} --json",
     ),
     "run.json": ("repro {file} {case}", "repro {file} {case} --json"),
@@ -226,7 +227,7 @@ def limited_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def _hang(*_: object) -> None:
+def hang(*_: object) -> None:
     raise Hang
 
 
@@ -237,7 +238,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for inputs with a finding")
     options = parser.parse_args()
     csv.field_size_limit(csv.field_size_limit())
-    signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGALRM, hang)
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name, nothing_measured():
         study = Study(Path(name))

@@ -272,7 +272,7 @@ def table(
     out().print(view)
     narrow = f"left out on a narrow terminal: {', '.join(spare[:gone])}" if gone else ""
     for line in filter(None, (note, narrow)):
-        out().print(line, style="dim")
+        out().print(printable(line), style="dim")
 
 
 def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> Table:
@@ -282,7 +282,7 @@ def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> 
 
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, (heading, side) in enumerate(columns):
-        view.add_column(Text(heading), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
+        view.add_column(Text(printable(heading)), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
     for row in rows:
         view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
     return view

@@ -101,7 +101,7 @@ def _profile(
     )  # fmt: skip
     common.err().print("Looking at this machine and the model ...", style="dim")
     ready = subject(ModelSource(model, inputs), where, getattr(torch, dtype) if dtype else None)
-    return profile(ready, where, options, live, lambda line: common.err().print(line, style="dim"))
+    return profile(ready, where, options, live, lambda line: common.err().print(common.printable(line), style="dim"))
 
 
 def _write(found: Profile, events: list[Event], folder: Path) -> dict[str, str]:
