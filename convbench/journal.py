@@ -109,10 +109,12 @@ class Log(Generic[H, E]):
         )
 
     def append(self, entry: E) -> None:
-        """Add one entry. Raises OutputError when the disk is full; what is there stays."""
+        """Add one entry. Raises OutputError when the disk is full or the file is gone; what is there stays."""
         try:
-            with self.path.open("ab") as file:
+            with open(self.path, "ab", opener=_existing) as file:
                 _write_line(file, entry)
+        except FileNotFoundError:
+            raise OutputError(f"{self.path}: is gone; whatever removed it, run again in another --out") from None
         except OSError as error:
             raise OutputError(
                 f"{self.path}: {error.strerror}; what is finished is kept, make room and go on with "
@@ -160,6 +162,11 @@ class Journal(Log[Header, Entry]):
 
     def complaint(self, header: Header, entry: Entry) -> str:
         return "" if entry.case < len(header.cases) else f"case {entry.case} of {len(header.cases)} cases"
+
+
+def _existing(path: str, flags: int) -> int:
+    """A journal without its header would be no journal."""
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def _write_line(file: Any, value: Struct) -> None:
