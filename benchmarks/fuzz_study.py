@@ -38,23 +38,15 @@ from convbench.results import FORMULA_STARTS
 MEMORY_BYTES = 2**30
 LONGEST_S = 20
 CODES = (0, 1, 2, 3, 4)
-FORBIDDEN = (
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "socket.connect",
-    "pickle.find_class",
-)
+FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect",
+             "pickle.find_class")  # fmt: skip
 
 # kind -> command lines; {file} is the mutated file, {good} the original, {out} an empty folder
 COMMANDS: dict[str, tuple[str, ...]] = {
     "record": (
         "report {file} --out {out}/report.html", "report {file} --pytest-benchmark {out}/bench.json",
         "compare {good} {file} --out {out}", "compare {file} {good} --format markdown", "compare {file} {good} --json",
-        "compare {file} {file} --format csv",
-        "compare {file} {file}", "check {file} --baseline {good} --out {out}",
+        "compare {file} {file} --format csv", "compare {file} {file}", "check {file} --baseline {good} --out {out}",
         "check {good} --baseline {file} --across-machines", "history {folder} --out {out}", "history {folder} --json",
     ),
     "run.json": ("repro {file} {case}", "repro {file} {case} --json"),
@@ -231,13 +223,18 @@ def hang(*_: object) -> None:
     raise Hang
 
 
+def keep(folder: Path | None, name: str, data: bytes) -> None:
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for inputs with a finding")
     options = parser.parse_args()
-    csv.field_size_limit(csv.field_size_limit())
     signal.signal(signal.SIGALRM, hang)
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name, nothing_measured():
@@ -258,10 +255,9 @@ def main() -> int:
             if finding:
                 key = f"{kind}: {command}: {re.sub(r'/tmp/[^ ]*', '...', finding)}"
                 found[key] += 1
-                if options.keep and found[key] == 1:
-                    options.keep.mkdir(parents=True, exist_ok=True)
-                    (options.keep / f"{len(found)}-{kind}").write_bytes(data)
+                if found[key] == 1:
                     print(f"{len(found)}: {key}", flush=True)
+                    keep(options.keep, f"{len(found)}-{kind}", data)
 
         try_one()
     count = sum(study.outcomes.values())

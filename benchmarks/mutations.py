@@ -53,23 +53,9 @@ TOML_TOKENS = (
     "2026-01-01", "07:32:00", "[" * 3000 + "]" * 3000, "{a=" * 500 + "1" + "}" * 500, "[1, 2]", "[1, 3, 8, 8]",
     "[1, 99999999, 99999999, 9]", "4611686018427387904", '"depthwise"', '"conv_transpose2d"', "'''a\nb'''",
 )  # fmt: skip
-CSV_CELLS = (
-    "",
-    "NaN",
-    "inf",
-    "1e400",
-    "-1",
-    "0",
-    "1",
-    "9" * 5000,
-    "1_000",
-    " 1",
-    "0x10",
-    '"',
-    "a,b",
-    "'=1",
-    "W" * 140_000,
-)
+CSV_CELLS = ("", "NaN", "inf", "1e400", "-1", "0", "1", "9" * 5000, "1_000", " 1", "0x10", '"', "a,b", "'=1",
+             "W" * 140_000)  # fmt: skip
+TOML_LINES = ("[[case]]", "[suite]", "[[other]]", "[[case.x]]", "a.b.c = 1", "'''")
 LARGE = "W" * 10_000_000
 
 texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12))
@@ -244,9 +230,7 @@ def toml_changed(draw: Any, data: bytes) -> bytes:
     elif what == "key" and equals:
         lines[number] = f"{json.dumps(draw(texts))} = 1"
     else:
-        lines.insert(
-            number, draw(st.sampled_from(("[[case]]", "[suite]", "[[other]]", "[[case.x]]", "a.b.c = 1", "'''")))
-        )
+        lines.insert(number, draw(st.sampled_from(TOML_LINES)))
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
