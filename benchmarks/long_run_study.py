@@ -85,12 +85,14 @@ def cases(count: int) -> Iterator[Case]:
 
 def long_run(count: int, folder: Path) -> tuple[Journal, list[Point]]:
     """A run of so many cases, journalled."""
-    prepare(1)
+    threads = prepare(None)
     keep_freed_memory()
-    plan = Plan(list(cases(count)), registry().select(IMPLEMENTATIONS), POLICY, threads=1)
+    plan = Plan(list(cases(count)), registry().select(IMPLEMENTATIONS), POLICY, threads)
     record, journal = new_record(Environment(machine="study"), [], {}), TimedJournal(folder)
     names = [i.name for i in plan.implementations]
-    journal.start(Header(record=record, cases=plan.cases, implementations=names, policy=POLICY, threads=1, seed=0))
+    journal.start(
+        Header(record=record, cases=plan.cases, implementations=names, policy=POLICY, threads=threads, seed=0)
+    )
     execute(plan, record, Silent(), journal)
     return journal, journal.points
 
