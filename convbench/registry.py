@@ -9,8 +9,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from convbench.case import Case
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.plugin import Implementation, Probe, Unavailable
+from convbench.spec import PASSES, ConvSpec
 from convbench.trial import ending
 
 OWN = "convbench"  # the distribution
@@ -66,8 +68,8 @@ def collect(points: Iterable[EntryPoint], try_strangers: bool = False) -> Regist
     for point in sorted(points, key=lambda p: (p.name != "torch", p.name)):  # the reference's family first
         if _strange(point):
             registry.strangers.add(point.name)
-            if try_strangers and (end := ending(lambda p=point: list(_load(p)()))):  # type: ignore[misc]
-                registry.unavailable[point.name] = f"{point.value} {end} when it was loaded"
+            if try_strangers and (end := ending(lambda p=point: _try_out(p))):  # type: ignore[misc]
+                registry.unavailable[point.name] = f"{point.value} {end} when it was tried"
                 continue
         try:
             for implementation in _load(point)():
@@ -79,6 +81,14 @@ def collect(points: Iterable[EntryPoint], try_strangers: bool = False) -> Regist
 
 def _strange(point: EntryPoint) -> bool:
     return point.dist is None or point.dist.name != OWN
+
+
+def _try_out(point: EntryPoint) -> None:
+    """Load a plug-in and ask each implementation for an ordinary case, as this process will."""
+    spec = ConvSpec.create([1, 4, 9, 9], 4, 3)
+    for implementation in list(_load(point)()):
+        for pass_ in PASSES:
+            _answering(implementation.supports)(Case(spec, pass_))
 
 
 def _load(point: EntryPoint) -> Callable[[], Iterable[Any]]:

@@ -103,6 +103,7 @@ def test_plug_ins_in_a_new_process(example_plugin_path, plugin_path):
         "leaving": "import os; os._exit(0)",
         "faulting": "import ctypes; ctypes.string_at(0)",
         "late": "import os\ndef make():\n    yield os.abort()",
+        "asked": OFFERS + "import os\ndef make(): return [Implementation('asked.a', lambda case: os.abort(), None)]",
     }
     folders = [plugin_path(family, source) for family, source in sources.items()]
     done = subprocess.run(
@@ -113,9 +114,10 @@ def test_plug_ins_in_a_new_process(example_plugin_path, plugin_path):
     assert {"example.shift_and_add", "torch.aten", "numba.direct"} < set(lines)
     for family, reason in (
         ("failing", "failed to load: RuntimeError: no such driver"),
-        ("leaving", "ended its process with exit status 0 when it was loaded"),
-        ("faulting", "ended its process by SIGSEGV when it was loaded"),
-        ("late", "ended its process by SIGABRT when it was loaded"),
+        ("leaving", "ended its process with exit status 0 when it was tried"),
+        ("faulting", "ended its process by SIGSEGV when it was tried"),
+        ("late", "ended its process by SIGABRT when it was tried"),
+        ("asked", "ended its process by SIGABRT when it was tried"),
     ):
         assert str((family, f"convbench_{family}_plugin:make {reason}")) in lines
 
