@@ -7,10 +7,10 @@ load    a program that computes on every CPU
 memory  a program that fills most of what is left to 6 GiB and streams through it
 thread  a thread of the same process that computes, as a forgotten worker does
 
-A cell's interval is right where it holds the truth: the median of the cell's medians over the other quiet runs. Under
-load it must be right or flagged: by a warning of the run or a note of the row. Both are counted for seconds, which move
-with the machine, and for speed-ups, which should not. FILE keeps the runs, and going on adds to them; the table is
-printed at the end. "of its own condition" takes the truth from the other runs of the same condition.
+A cell's interval is right where it holds the truth: the median of the cell's medians over the other quiet runs, or, "its
+own condition's", over the other runs of the same condition. Where it does not, it must be flagged: by a note of the row
+or a warning of the run. Both are counted for seconds, which move with the machine, and for speed-ups, which should
+not. FILE keeps the runs, and going on adds to them; the table is printed at the end.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _read(path: Path) -> list[Run]:
 
 def table(runs: list[Run]) -> str:
     """One line for each condition and quantity, as Markdown."""
-    heading = ("condition", "runs", "quantity", "holds the quiet truth", "or is flagged", "of its own condition",
-               "median interval, half", "moved by")  # fmt: skip
+    heading = ("condition", "runs", "quantity", "holds the quiet truth", "or its row has a note", "or its run a warning",
+               "holds its own condition's", "half the interval", "moved by")  # fmt: skip
     lines = [heading, ("---",) * len(heading)]
     for condition in CONDITIONS:
         mine = [run for run in runs if run.condition == condition]
@@ -150,19 +150,20 @@ def table(runs: list[Run]) -> str:
 
 def _line(mine: list[Run], runs: list[Run], quantity: str) -> Iterable[str]:
     quiet = [run for run in runs if run.condition == "quiet"]
-    right, fine, own, halves, moved = 0, 0, 0, [], []
+    right, noted, warned, own, halves, moved = 0, 0, 0, 0, [], []
     cells = [(run, cell) for run in mine for cell in run.cells if getattr(cell, quantity)]
     for run, cell in cells:
         low, value, high = getattr(cell, quantity)
         truth, own_truth = (_truth(cell.name, quantity, group, run) for group in (quiet, mine))
         holds = low <= truth <= high
         right += holds
-        fine += holds or bool(run.warnings or cell.notes)
+        noted += holds or bool(cell.notes)
+        warned += holds or bool(cell.notes or run.warnings)
         own += low <= own_truth <= high
         halves.append((high - low) / 2 / value)
         moved.append(value / truth - 1)
-    return (share(right, len(cells)), share(fine, len(cells)), share(own, len(cells)), f"{median(halves):.1%}",
-            f"{median(moved):+.1%}")  # fmt: skip
+    shares = (share(hits, len(cells)) for hits in (right, noted, warned, own))
+    return (*shares, f"{median(halves):.1%}", f"{median(moved):+.1%}")
 
 
 def _truth(name: str, quantity: str, runs: list[Run], less: Run) -> float:
