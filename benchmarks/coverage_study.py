@@ -7,10 +7,10 @@ load    a program that computes on every CPU
 memory  a program that fills most of what is left to 6 GiB and streams through it
 thread  a thread of the same process that computes, as a forgotten worker does
 
-A cell's interval is right where it holds the truth: the median of the cell's medians over the other quiet runs, or, "its
-own condition's", over the other runs of the same condition. Where it does not, it must be flagged: by a note of the row
-or a warning of the run. Both are counted for seconds, which move with the machine, and for speed-ups, which should
-not. FILE keeps the runs, and going on adds to them; the table is printed at the end.
+A cell's interval is right where it holds the truth: the median of the cell's medians over the other quiet runs, or,
+under "its own condition's", over the other runs of the same condition. Where it does not, it must be flagged: by a note
+of the row or a warning of the run. Both are counted for seconds, which move with the machine, and for speed-ups, which
+should not. FILE keeps the runs, and going on adds to them; the table is printed at the end.
 """
 
 from __future__ import annotations
@@ -138,8 +138,10 @@ def _read(path: Path) -> list[Run]:
 
 def table(runs: list[Run]) -> str:
     """One line for each condition and quantity, as Markdown."""
-    heading = ("condition", "runs", "quantity", "holds the quiet truth", "or its row has a note", "or its run a warning",
-               "holds its own condition's", "half the interval", "moved by")  # fmt: skip
+    heading = (
+        "condition", "runs", "quantity", "holds the quiet truth", "or its row has a note", "or its run a warning",
+        "holds its own condition's", "half the interval", "moved by",
+    )  # fmt: skip
     lines = [heading, ("---",) * len(heading)]
     for condition in CONDITIONS:
         mine = [run for run in runs if run.condition == condition]
