@@ -7,6 +7,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,11 +16,12 @@ from benchmarks.fuzz_study import Study, hang, nothing_measured
 from benchmarks.mutations import CANARY
 from convbench import untrusted
 from convbench.cli.main import run
+from convbench.cli.summary import print_summary
 from convbench.errors import InputError
 from convbench.gate.publish import to_annotations, to_junit, to_markdown
 from convbench.records import read
 from convbench.report.text import DEEPEST, clean
-from convbench.results import LONGEST_CELL, csv_cell, load, to_csv, to_json
+from convbench.results import LONGEST_CELL, Row, csv_cell, load, to_csv, to_json
 from tests.convbench.records import hostile_record, make_record, make_rows
 
 
@@ -77,6 +79,11 @@ def test_too_many_values_or_rows_are_refused_before_they_fill_the_memory(tmp_pat
                 with pytest.raises(InputError, match=r"more than|larger than") as caught:
                     list(read(path))
                 assert str(path) in str(caught.value)
+
+
+def test_any_value_that_may_be_empty_can_be_so_alone():
+    for name in (field.name for field in msgspec.structs.fields(Row) if field.default is None):
+        print_summary(make_record(make_rows(limit=3, each=lambda row, name=name: setattr(row, name, None))))
 
 
 def test_a_pipe_in_a_folder_of_records_is_not_waited_for(tmp_path):
