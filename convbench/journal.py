@@ -22,6 +22,7 @@ from convbench.case import Case
 from convbench.errors import InputError, OutputError
 from convbench.measure import Policy
 from convbench.results import SCHEMA_VERSION, Record, RecordedRow
+from convbench.untrusted import DECODE_ERRORS, read_limited
 
 JOURNAL = "journal.jsonl"
 
@@ -108,10 +109,12 @@ class Log(Generic[H, E]):
         )
 
     def append(self, entry: E) -> None:
-        """Add one entry. Raises OutputError when the disk is full; what is there stays."""
+        """Add one entry. Raises OutputError when the disk is full or the file is gone; what is there stays."""
         try:
-            with self.path.open("ab") as file:
+            with open(self.path, "ab", opener=_existing) as file:
                 _write_line(file, entry)
+        except FileNotFoundError:
+            raise OutputError(f"{self.path}: is gone; whatever removed it, run again in another --out") from None
         except OSError as error:
             raise OutputError(
                 f"{self.path}: {error.strerror}; what is finished is kept, make room and go on with "
@@ -123,10 +126,7 @@ class Log(Generic[H, E]):
 
         A file that is no journal is left as it is.
         """
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
+        data = read_limited(self.path, "--resume takes the folder of a run")
         whole, _, torn = data.rpartition(b"\n")
         first, *lines = whole.split(b"\n")
         header: H = _decode(first, self.header, f"{self.path}, line 1", "--resume takes the folder of a run")
@@ -164,6 +164,11 @@ class Journal(Log[Header, Entry]):
         return "" if entry.case < len(header.cases) else f"case {entry.case} of {len(header.cases)} cases"
 
 
+def _existing(path: str, flags: int) -> int:
+    """A journal without its header would be no journal."""
+    return os.open(path, flags & ~os.O_CREAT)
+
+
 def _write_line(file: Any, value: Struct) -> None:
     file.write(msgspec.json.encode(value) + b"\n")
     file.flush()
@@ -173,7 +178,7 @@ def _write_line(file: Any, value: Struct) -> None:
 def _decode(line: bytes, kind: type, where: str, advice: str) -> Any:
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
+    except (*DECODE_ERRORS, InputError) as error:
         raise InputError(f"{where}: damaged ({error}); {advice}") from None
 
 

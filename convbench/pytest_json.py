@@ -16,9 +16,11 @@ import msgspec
 from msgspec import Struct
 
 from convbench.errors import InputError
-from convbench.results import LARGEST_RECORD_BYTES, Record, RecordedRow, cell_name
+from convbench.results import Record, RecordedRow, cell_name
+from convbench.untrusted import DECODE_ERRORS, check_rows, read_limited
 
 KEY = "convbench"
+ADVICE = "give the file as pytest-benchmark wrote it"
 REFERENCE_NOTE = "not interleaved with the reference: timed one after the other"
 
 
@@ -103,33 +105,29 @@ def stats(seconds: list[float]) -> dict[str, Any]:
 def is_one(path: Path) -> bool:
     """Whether a file looks like pytest-benchmark's: it has benchmarks, and no rows."""
     try:
-        found = msgspec.json.decode(_bytes(path), type=dict[str, msgspec.Raw])
-    except (OSError, msgspec.DecodeError, RecursionError):
+        found = msgspec.json.decode(read_limited(path, ADVICE), type=dict[str, msgspec.Raw])
+    except (InputError, *DECODE_ERRORS):
         return False
     return "benchmarks" in found and "rows" not in found
-
-
-def _bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(LARGEST_RECORD_BYTES + 1)
 
 
 def load(path: Path) -> Record:
     """The record in a pytest-benchmark JSON. Raises InputError naming the file."""
     try:
-        found = msgspec.json.decode(_bytes(path), type=_File)
+        found = msgspec.json.decode(read_limited(path, ADVICE), type=_File)
         if found.convbench is None:
             raise InputError(
                 f"{path}: pytest-benchmark's, but not of convbench's kernels; see `pytest benchmarks/` in the README"
             )
         rows = [_row(benchmark) for benchmark in found.benchmarks if KEY in benchmark.extra_info]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         reason = str(error).replace("\n", " ")
         raise InputError(
             f"{path}: not a pytest-benchmark file that convbench reads: {reason}; write it again"
         ) from None
     _add_speedups(rows)
     found.convbench.rows += rows
+    check_rows(path, len(found.convbench.rows))
     return found.convbench
 
 

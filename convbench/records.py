@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +27,9 @@ import msgspec
 from convbench import pytest_json, results
 from convbench.count import params
 from convbench.errors import InputError
-from convbench.results import COLUMNS, LARGEST_RECORD_BYTES, Environment, Record, RecordedRow
+from convbench.results import COLUMNS, Environment, Record, RecordedRow
 from convbench.spec import ConvSpec
+from convbench.untrusted import check_rows, read_limited
 
 RUN_JSON, RESULTS_CSV = "run.json", "results.csv"
 SUFFIXES = (".json", ".csv")
@@ -94,7 +96,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         chosen = [name for name in sorted(names) if name.endswith(SUFFIXES) and not name.startswith(".")]
         if RUN_JSON in chosen and RESULTS_CSV in chosen:
             chosen.remove(RESULTS_CSV)  # the same rows, with less
-        yield from (Path(root, name) for name in chosen)
+        yield from (path for name in chosen if (path := Path(root, name)).is_file())  # a pipe would be waited for
 
 
 def read(path: Path) -> Iterator[Stored]:
@@ -129,22 +131,19 @@ def read_one(argument: Path) -> Record:
 def read_csv(path: Path) -> list[Record]:
     """Records from a results.csv, or several of them joined. Raises InputError naming the file and the line."""
     rows: dict[tuple[str, str], list[RecordedRow]] = {}
+    data = read_limited(path, "give a run.json, a results.csv or the folder of a run")
     try:
-        if path.stat().st_size > LARGEST_RECORD_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_RECORD_BYTES >> 20} MiB, not a run's results.csv")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _check_header(path, reader.fieldnames or ())
-            for cells in reader:
-                if list(cells.values()) != list(reader.fieldnames or ()):  # the header again, of another file
-                    row = _row(cells, f"{path}, line {reader.line_num}")
-                    rows.setdefault((row.run_id, row.machine), []).append(row)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a run.json, a results.csv or the folder of a run") from None
+        reader = csv.DictReader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""))
+        _check_header(path, reader.fieldnames or ())
+        for cells in reader:
+            if list(cells.values()) != list(reader.fieldnames or ()):  # the header again, of another file
+                row = _row(cells, f"{path}, line {reader.line_num}")
+                rows.setdefault((row.run_id, row.machine), []).append(row)
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a convbench results.csv: {error}; give the file as it was written") from None
     if not rows:
         raise InputError(f"{path}: has no rows; run it again or leave it out")
+    check_rows(path, max(map(len, rows.values())))
     return [_record(run_id, machine, found) for (run_id, machine), found in rows.items()]
 
 

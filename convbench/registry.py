@@ -9,8 +9,11 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from convbench.case import Case
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.plugin import Implementation, Probe, Unavailable
+from convbench.spec import PASSES, ConvSpec
+from convbench.trial import ending
 
 OWN = "convbench"  # the distribution
 KERNELS_GROUP = "convbench.kernels"
@@ -58,18 +61,36 @@ class Registry:
         return f"implementation {name!r} is not registered; {hint}`convbench list` shows what is"
 
 
-def collect(points: Iterable[EntryPoint]) -> Registry:
-    """Load each entry point; one that fails is recorded as unavailable and the rest still count."""
+def collect(points: Iterable[EntryPoint], try_strangers: bool = False) -> Registry:
+    """Load each entry point; one that fails is recorded as unavailable and the rest still count.
+
+    try_strangers  what other distributions bring is loaded in a copy of this process first, as it may end it
+    """
     registry = Registry()
     for point in sorted(points, key=lambda p: (p.name != "torch", p.name)):  # the reference's family first
-        if point.dist is None or point.dist.name != OWN:
+        if _strange(point):
             registry.strangers.add(point.name)
+            if try_strangers and (end := ending(lambda p=point: _try_out(p))):  # type: ignore[misc]
+                registry.unavailable[point.name] = f"{point.value} {end} when it was tried"
+                continue
         try:
             for implementation in _load(point)():
                 _add(registry, point, implementation)
         except STRANGERS_ERRORS as error:
             registry.unavailable[point.name] = _reason(point, error)
     return registry
+
+
+def _strange(point: EntryPoint) -> bool:
+    return point.dist is None or point.dist.name != OWN
+
+
+def _try_out(point: EntryPoint) -> None:
+    """Load a plug-in and ask each implementation for an ordinary case, as this process will."""
+    spec = ConvSpec.create([1, 4, 9, 9], 4, 3)
+    for implementation in list(_load(point)()):
+        for pass_ in PASSES:
+            _answering(implementation.supports)(Case(spec, pass_))
 
 
 def _load(point: EntryPoint) -> Callable[[], Iterable[Any]]:
@@ -119,7 +140,7 @@ def families(names: Iterable[str]) -> Registry:
 @cache
 def registry() -> Registry:
     """Everything installed. Imports torch and the kernel packages: call it inside a command."""
-    return collect(entry_points(group=KERNELS_GROUP))
+    return collect(entry_points(group=KERNELS_GROUP), try_strangers=True)
 
 
 @cache
@@ -127,6 +148,8 @@ def probes() -> tuple[Probe, ...]:
     """Every machine probe installed; a package that cannot be loaded offers none."""
     found: list[Probe] = []
     for point in entry_points(group=PROBES_GROUP):
+        if _strange(point) and ending(lambda p=point: _load(p)()):  # type: ignore[misc]
+            continue
         try:
             found += _load(point)()
         except STRANGERS_ERRORS:

@@ -21,9 +21,9 @@ from msgspec import Meta, Struct, field
 from convbench.case import DType
 from convbench.errors import InputError
 from convbench.spec import Kind, Operator, Pass
+from convbench.untrusted import DECODE_ERRORS, check_rows, printable, read_limited, shortened
 
 SCHEMA_VERSION = 1
-LARGEST_RECORD_BYTES = 512 * 2**20
 
 Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed", "out_of_memory"]
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
@@ -226,20 +226,15 @@ def to_json(record: Record) -> bytes:
 def load(path: Path) -> Record:
     """Read and validate a run.json, or the one inside a folder. Raises InputError naming the file."""
     path = path / "run.json" if path.is_dir() else path
-    try:
-        with path.open("rb") as file:  # not by its size: a device or a pipe has none
-            data = file.read(LARGEST_RECORD_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a run.json or the folder of a run") from None
-    if len(data) > LARGEST_RECORD_BYTES:
-        raise InputError(f"{path}: larger than {LARGEST_RECORD_BYTES >> 20} MiB, not a run record")
+    data = read_limited(path, "give a run.json or the folder of a run")
     try:
         record = msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         _check_version(path, data)  # of a newer one anything may have changed
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: not a convbench run record: {reason}; run it again or --resume its folder") from None
     _check_version(path, record)
+    check_rows(path, len(record.rows))
     return record
 
 
@@ -251,7 +246,7 @@ def _check_version(path: Path, found: bytes | Record) -> None:
     """Raises InputError for a newer schema; of what has no version, nothing is known."""
     try:
         versioned = msgspec.json.decode(found, type=_Versioned) if isinstance(found, bytes) else found
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         return
     if versioned.schema_version > SCHEMA_VERSION:
         raise InputError(
@@ -262,13 +257,18 @@ def _check_version(path: Path, found: bytes | Record) -> None:
 
 # CSV --------------------------------------------------------------------------------------------
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones where the language has them
+LONGEST_CELL = 32_000  # a spreadsheet's limit is 32,767 characters
 
 
 def csv_cell(value: Any) -> str:
-    """Text of one cell: None is empty; text that a spreadsheet would run as a formula is quoted with '."""
+    """Text of one cell: None is empty; text that a spreadsheet would run as a formula is quoted with '.
+
+    Text is printable and no longer than a spreadsheet takes.
+    """
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+        safe = printable(shortened(value, LONGEST_CELL))
+        return f"'{safe}" if safe.startswith(FORMULA_STARTS) else safe
     if isinstance(value, float):
         if 1e-4 <= value < 1e16:  # no exponent: the digits of repr, three times as fast
             return msgspec.json.encode(value).decode()

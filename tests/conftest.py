@@ -66,9 +66,3 @@ def plugin_path(tmp_path: Path) -> Callable[[str, str], Path]:
         return folder
 
     return make
-
-
-@pytest.fixture
-def failing_plugin_environment(plugin_path: Callable[[str, str], Path]) -> dict[str, str]:
-    """Environment of a subprocess with a plug-in, family ``failing``, that raises when it is imported."""
-    return environment(plugin_path("failing", "raise RuntimeError('no such\\ndriver')\n"))

@@ -1,9 +1,14 @@
-"""The README says what the code does: columns, commands, schema."""
+"""The README says what the code does: columns, commands, schema. Dependencies are pinned by hash, licences listed."""
 
+import importlib.util
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from convbench.cli.main import COMMANDS
 
@@ -24,3 +29,33 @@ def test_pictures_and_files_the_readme_points_at_exist():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text())
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def closure(name, extra, found):
+    """Names of what is installed because this package is, as its metadata says; found is added to."""
+    for text in requires(name) or []:
+        wanted = Requirement(text)
+        key = canonicalize_name(wanted.name)
+        if (wanted.marker is None or wanted.marker.evaluate({"extra": extra})) and (key, extra) not in found:
+            found.add((key, extra))
+            for more in wanted.extras or {""}:
+                try:
+                    closure(key, more, found)
+                except PackageNotFoundError:  # an extra of a machine with other needs
+                    continue
+    return {key for key, _ in found}
+
+
+def test_every_package_installed_is_pinned_by_hash_and_has_its_licence():
+    spec = importlib.util.spec_from_file_location("licences", ROOT / "docs/licences.py")
+    licences = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(licences)
+    pinned = (ROOT / "requirements.txt").read_text()
+    blocks = re.split(r"\n(?=\S)", pinned.partition("\naltair")[2])
+    assert len(blocks) > 50 and all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    assert "://" not in pinned
+    cuda = re.compile("nvidia-(?!ml-py)|cuda-")  # torch's own, by its build
+    installed = {name for name in closure("convbench", "dev", set()) if not cuda.match(name)}
+    assert {"numpy", "mpmath", "nilearn", "torch"} < installed
+    assert installed - {"convbench"} <= set(licences.names())
+    assert licences.listed().keys() == set(licences.names()) and all(licences.listed().values())

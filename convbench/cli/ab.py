@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted gate.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR",
+              help="Go on with an interrupted gate; runs the code of the two sides that it names.")  # fmt: skip
 @common.json_option
 def command(
     base: str | None, head: str | None, selection: Selection, floor: float | None, alpha: float,
@@ -59,7 +60,7 @@ def command(
     """Compare BASE and HEAD on this machine: the gate for CI.
 
     They are two git revisions (. is the working tree), two virtual environments or Python executables, or two
-    implementations. Layers are those of SUITE (default: quick).
+    implementations, and their code is run. Layers are those of SUITE (default: quick).
 
     Pairs of fresh processes take turns; a slow-down counts when an exact test proves it on new data. Exits with 0 when
     nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import click
 
+from convbench import untrusted
 from convbench.case import DType
 from convbench.errors import InputError
 from convbench.plan import PASS_GROUPS, Selection
@@ -195,7 +196,7 @@ def emit_json(command: str, rows: Sequence[Any], **more: Any) -> None:
 
     document = {"schema_version": SCHEMA_VERSION, "command": command, "rows": list(rows), **more}
     text = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
-    click.echo(text, file=click.get_current_context().meta[_STDOUT])
+    click.echo(untrusted.escaped(text), file=click.get_current_context().meta[_STDOUT])
 
 
 class Fraction(click.ParamType):
@@ -272,7 +273,7 @@ def table(
     out().print(view)
     narrow = f"left out on a narrow terminal: {', '.join(spare[:gone])}" if gone else ""
     for line in filter(None, (note, narrow)):
-        out().print(line, style="dim")
+        out().print(printable(line), style="dim")
 
 
 def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> Table:
@@ -282,7 +283,7 @@ def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> 
 
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, (heading, side) in enumerate(columns):
-        view.add_column(Text(heading), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
+        view.add_column(Text(printable(heading)), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
     for row in rows:
         view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
     return view
@@ -320,8 +321,8 @@ def interrupts() -> Iterator[list[int]]:
 
 
 def printable(text: str) -> str:
-    """Text from a file, safe for a terminal: control, escape and direction characters are shown as ?."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """Text from a file, safe for a terminal: control, escape and direction characters are shown as ?, and it is cut."""
+    return untrusted.printable(untrusted.shortened(text, untrusted.LONGEST_LINE), "?")
 
 
 def seconds(value: float | None) -> str:

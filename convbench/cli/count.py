@@ -138,7 +138,7 @@ def _print_checks(checks: list[dict[str, Any]], notes: list[str]) -> None:
     if checks:
         common.table("Cross-check", _columns(tuple(checks[0])), [[_text(v) for v in c.values()] for c in checks])
     for note in notes:
-        common.out().print(note)
+        common.out().print(common.printable(note))
 
 
 def _columns(names: tuple[str, ...]) -> list[str | tuple[str, str]]:

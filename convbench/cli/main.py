@@ -38,7 +38,11 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="convbench")
 def cli() -> None:
-    """Benchmark convolution kernels: verified first, timed side by side, explained by the roofline."""
+    """Benchmark convolution kernels: verified first, timed side by side, explained by the roofline.
+
+    Code that runs: convbench, every installed plug-in (`convbench list`), and what --model, ab and train name. Records,
+    suites and journals are data.
+    """
 
 
 def main() -> None:
@@ -64,6 +68,8 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except ConvbenchError as error:
         return _complain(str(error), error.exit_code)
+    except MemoryError:
+        return _complain("not enough memory; give fewer or smaller files, or allow this process more", EXIT_BAD_INPUT)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -76,9 +82,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    from convbench.cli.common import printable
+    from convbench.untrusted import one_line
 
-    click.echo(f"convbench: {printable(' '.join(message.split()))}", err=True)
+    click.echo(f"convbench: {one_line(message, '?')}", err=True)
     return code
 
 

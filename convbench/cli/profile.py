@@ -124,7 +124,9 @@ def _profile(
         kind, type_ = torch.device(where).type, getattr(torch, autocast)
         ready = replace(ready, around=lambda: torch.autocast(kind, type_))
     with common.interrupts():
-        return profile(ready, where, options, live, lambda line: common.err().print(line, style="dim"))
+        return profile(
+            ready, where, options, live, lambda line: common.err().print(common.printable(line), style="dim")
+        )
 
 
 def _write(outcome: Outcome, folder: Path | None, tensorboard: Path | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ import msgspec
 
 from convbench.cli import common
 from convbench.cli.cluster import cluster_options, run_on
-from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError, OutputError
 from convbench.plan import Selection, check_suites
 
 if TYPE_CHECKING:
@@ -235,9 +235,23 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
         record.complete = True
     except KeyboardInterrupt:
         interrupted = True
+    except OutputError:
+        _keep(record, journal.path.parent)
+        raise
     record.warnings = noise()
     record.finished = datetime.now(UTC).isoformat(timespec="seconds")
     return record, journal.path.parent, interrupted
+
+
+def _keep(record: Record, folder: Path) -> None:
+    """What is measured, where the journal cannot be written any more: perhaps these files can."""
+    from convbench.journal import make_folder
+    from convbench.run import write_outputs
+
+    with suppress(OutputError):
+        make_folder(folder)
+        for name, path in write_outputs(record, folder).items():
+            common.err().print(f"kept so far: {name:12} {path}")
 
 
 def _write(record: Record, folder: Path) -> dict[str, Path]:

@@ -87,12 +87,12 @@ def _line(rows: list[RecordedRow], with_suite: bool) -> list[str | None]:
     if not timed:
         return [*head, "none timed", *[""] * (len(_COLUMNS) - len(head) - 1)]
     best = timed[0]
-    assert best.median_s and best.gflops
+    assert best.median_s
     spread = (best.ci_high_s - best.ci_low_s) / 2 / best.median_s if best.ci_high_s and best.ci_low_s else None
     return [
         *head, best.implementation, best.algorithm,
         common.seconds(best.median_s), "" if spread is None else f"{spread:.1%}",
-        _speedup(best), f"{best.gflops:.0f}",
+        _speedup(best), "" if best.gflops is None else f"{best.gflops:.0f}",
         "" if best.roofline_fraction is None else f"{best.roofline_fraction:.0%}",
     ]  # fmt: skip
 

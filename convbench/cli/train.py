@@ -107,7 +107,8 @@ class Argument(click.ParamType):
     metavar="FOLDER",
     help="Where to write (default: reports/MACHINE/TIME-train).",
 )
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with an interrupted training.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Go on with an interrupted training; runs the code of the model that it names.")  # fmt: skip
 @common.json_option
 def command(task: str | None, resume: Path | None, out: Path | None, as_json: bool, **options: Any) -> int:
     """Train models on chosen kernels, side by side.

@@ -35,7 +35,7 @@ def show(result: Result, paths: dict[str, str]) -> None:
         if row.scaling_efficiency is not None:
             common.out().print(f"{row.variant}: scaling efficiency {row.scaling_efficiency:.0%} on {result.processes}")
     for s in result.savings:
-        common.out().print(_saving(s, metric))
+        common.out().print(common.printable(_saving(s, metric)))
     for line in result.warnings:
         common.out().print(common.printable(line))
     for name, path in paths.items():

@@ -15,6 +15,7 @@ import msgspec
 from convbench.measure import Interval, batch_spread
 from convbench.records import Stored
 from convbench.results import Record, RecordedRow
+from convbench.untrusted import printable, shortened
 
 Source = Literal["samples", "ci columns", ""]
 Key = tuple  # identity of a case
@@ -131,7 +132,7 @@ def name_sides(sides: Iterable[Side]) -> None:
     used: dict[str, int] = {}
     for side in sides:
         words = ", ".join(filter(None, (fact(side) for fact in chosen)))
-        label = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words[:LONGEST_LABEL])
+        label = printable(shortened(words, LONGEST_LABEL))
         used[label] = used.get(label, 0) + 1
         side.label = label if used[label] == 1 else f"{label} ({used[label]})"
 
@@ -139,7 +140,8 @@ def name_sides(sides: Iterable[Side]) -> None:
 def processor(record: Record) -> str:
     """What tells processors of one name apart: vectors, and family/model/stepping. "avx2 25/1/1"."""
     cpu = record.environment.cpu
-    widest = str((cpu.get("isa") or [""])[-1]).split("_")[0]
+    isa = cpu.get("isa")
+    widest = str(isa[-1]).split("_")[0] if isinstance(isa, list) and isa else ""
     return f"{widest} {cpu.get('family_model_stepping', '')}".strip()
 
 

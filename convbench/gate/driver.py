@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK, InputError
 from convbench.gate import facts, procedure
@@ -42,7 +42,7 @@ class Header(Struct, kw_only=True):
     names: tuple[str, str]
     sources: list[str] = []
     rules: Rules
-    cells: list[Cell]
+    cells: Annotated[list[Cell], Meta(min_length=1)]
     timed: list[Timed]
     changes: list[Change]
     notes: list[str] = []
@@ -52,8 +52,19 @@ class Header(Struct, kw_only=True):
     slowdown: float = 0.0
 
 
+class _Log(Log[Header, Pair]):
+    """Pairs that a gate could have taken."""
+
+    def complaint(self, header: Header, entry: Pair) -> str:
+        if entry.samples_s.keys() != set(ARMS):
+            return f"expected samples of {', '.join(ARMS)}"
+        taken = [times for arm in entry.samples_s.values() for times in arm.values()]
+        fine = all(times and min(times) > 0 for times in taken)
+        return "" if fine else "a cell without times, or with one that is not above 0"
+
+
 def journal(folder: Path) -> Log[Header, Pair]:
-    return Log(folder / JOURNAL, Header, Pair, "convbench ab")
+    return _Log(folder / JOURNAL, Header, Pair, "convbench ab")
 
 
 # Facts ------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from convbench.gate.facts import Change
 from convbench.gate.outcome import Finding, Outcome
 from convbench.gate.verdicts import Verdict
 from convbench.results import SCHEMA_VERSION
+from convbench.untrusted import one_line
 
 MARKS: dict[Verdict, str] = {"SLOWER": "🔴", "INCONCLUSIVE": "🟡", "FASTER": "🟢", "SAME": "⚪"}  # also their order
 ANNOTATED = 10  # GitHub shows ten of a kind in a step
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def worst_first(outcome: Outcome) -> list[Finding]:
@@ -68,7 +68,7 @@ def to_markdown(outcome: Outcome) -> str:
 
 def _md(text: str) -> str:
     """Text in which nothing is markup, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~&!])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>()|#~&!@$])", r"\\\1", one_line(text))
 
 
 # GitHub annotations -----------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def to_annotations(outcome: Outcome) -> list[str]:
 
 def _command(text: str) -> str:
     """The escapes of GitHub's workflow commands; one line."""
-    return " ".join(text.split()).replace("%", "%25")
+    return one_line(text).replace("%", "%25")
 
 
 # JUnit ------------------------------------------------------------------------------------------
@@ -110,20 +110,16 @@ def to_junit(outcome: Outcome) -> bytes:
 
 
 def _time_case(suite: ElementTree.Element, f: Finding) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=_xml(f.cell.suite), name=_xml(f"{f.cell} time"))
+    case = ElementTree.SubElement(suite, "testcase", classname=one_line(f.cell.suite), name=one_line(f"{f.cell} time"))
     if f.head_s:
         case.set("time", f"{f.head_s:.9f}")
     if f.verdict in ("SLOWER", "INCONCLUSIVE"):
         kind = "failure" if f.verdict == "SLOWER" else "skipped"
-        ElementTree.SubElement(case, kind, message=_xml(f"{f.verdict}: {f.reason}"))
+        ElementTree.SubElement(case, kind, message=one_line(f"{f.verdict}: {f.reason}"))
     ElementTree.SubElement(case, "system-out").text = f"{f.verdict} {percent(f.ratio)} [{interval(f)}]"
 
 
 def _fact_case(suite: ElementTree.Element, change: Change) -> None:
-    name = _xml(f"{change.cell} {change.fact}")
-    case = ElementTree.SubElement(suite, "testcase", classname=_xml(change.cell.suite), name=name)
-    ElementTree.SubElement(case, "failure", message=_xml(str(change)))
-
-
-def _xml(text: str) -> str:
-    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    name = one_line(f"{change.cell} {change.fact}")
+    case = ElementTree.SubElement(suite, "testcase", classname=one_line(change.cell.suite), name=name)
+    ElementTree.SubElement(case, "failure", message=one_line(str(change)))

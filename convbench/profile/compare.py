@@ -20,8 +20,9 @@ from convbench.measure import Interval
 from convbench.profile.model import LayerRow, Profile
 from convbench.ratios import Score, quotient, score
 from convbench.records import spec_of
-from convbench.results import LARGEST_RECORD_BYTES, SCHEMA_VERSION
+from convbench.results import SCHEMA_VERSION
 from convbench.spec import PASSES
+from convbench.untrusted import DECODE_ERRORS, read_limited
 
 FILE = "profile.json"
 HEAD_BYTES = 200  # the document says its command at the beginning
@@ -130,16 +131,13 @@ def compare(arguments: Sequence[str]) -> list[Against]:
 
 def load(path: Path) -> Profile:
     """Read and validate a profile.json. Raises InputError naming the file."""
+    data = read_limited(path, f"give the {FILE} of `convbench profile --out DIR`")
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_RECORD_BYTES + 1)
         version = msgspec.json.decode(data, type=_Versioned).schema_version
         if version > SCHEMA_VERSION:
             raise InputError(f"{path}: schema_version {version} is newer than this convbench reads; upgrade it")
         return msgspec.json.decode(data, type=Profile)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the {FILE} of `convbench profile --out DIR`") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a profile that this convbench reads: {reason}; profile it again") from None
 

@@ -19,8 +19,10 @@ from typing import Any
 from convbench.errors import InputError, OutputError
 from convbench.journal import cache_folder, make_folder, write_atomically
 from convbench.report import text
+from convbench.untrusted import LONGEST_LINE, printable, shortened
 
 _FOLDER = Path(__file__).parent
+PICTURE = "data:image/png;base64,"
 _BUNDLE_NAMES = "window.vegaEmbed = vegaEmbed;"
 _SHARED_SCRIPTS = ("vendor/sortable.js", "vendor/sortable.a11y.js", "shared.js")
 
@@ -37,7 +39,7 @@ def render(template: str, context: dict[str, Any], data: dict[str, Any], script:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: value if isinstance(value, markup) else text.printable(value),
+        finalize=_harmless,
     )  # fmt: skip
     environment.filters |= {"seconds": text.seconds, "percent": text.percent, "times": text.times,
                             "significant": text.significant, "interval": text.interval, "error": text.error,
@@ -48,6 +50,13 @@ def render(template: str, context: dict[str, Any], data: dict[str, Any], script:
         context, data=data, policy=content_security_policy(scripts, style, pictures), style=markup(style),
         scripts=[markup(s) for s in scripts], json=lambda value: markup(json_text(value)),
     )  # fmt: skip
+
+
+def _harmless(value: Any) -> Any:
+    """Text as a page shows it: printable, and no longer than a line unless it is a picture."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return printable(value if value.startswith(PICTURE) else shortened(value, LONGEST_LINE))
 
 
 def json_text(value: Any) -> str:

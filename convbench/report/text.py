@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any
 
 from convbench.results import Peak, Record, RecordedRow
+from convbench.untrusted import printable, shortened
 
-LONGEST_TEXT = 300
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+DEEPEST = 20  # levels of lists in lists that are shown
+LONGEST_LIST = 1000  # items of one, beside the rows
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _BINARY = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 
 
-def clean(value: Any) -> Any:
-    """Any value of a record with its text made harmless to read, at any depth.
+def clean(value: Any, longest: int | None = None, deepest: int = DEEPEST) -> Any:
+    """Any value of a record with its text made harmless to read.
 
     Control, surrogate and direction characters become U+FFFD, so that no name can reorder or hide what
-    stands around it; long text is cut; numbers that are not finite become None.
+    stands around it; long text is cut, and lists after ``longest`` items; numbers that are not finite, and what lies
+    deeper, become None.
     """
     if isinstance(value, str):
-        cut = value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
-        return printable(cut)
+        return printable(shortened(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, dict | list | tuple) and not deepest:
+        return None
     if isinstance(value, dict):
-        return {clean(str(key)): clean(item) for key, item in value.items()}
+        return {clean(str(key)): clean(item, longest, deepest - 1) for key, item in islice(value.items(), longest)}
     if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
+        return [clean(item, longest, deepest - 1) for item in islice(value, longest)]
     return value
-
-
-def printable(value: Any) -> Any:
-    """Text without control, surrogate and direction characters; anything else as it is."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(c if c.isprintable() else REPLACEMENT for c in value)
 
 
 def clean_record(record: Record) -> Record:
@@ -43,7 +40,8 @@ def clean_record(record: Record) -> Record:
     import msgspec
 
     def tidy(struct: Any, **changes: Any) -> Any:
-        return msgspec.convert(clean(msgspec.to_builtins(msgspec.structs.replace(struct, **changes))), type(struct))
+        values = msgspec.to_builtins(msgspec.structs.replace(struct, **changes))
+        return msgspec.convert(clean(values, LONGEST_LIST), type(struct))
 
     timings = {name: value for name, value in record.timings.items() if math.isfinite(value)}
     bare = tidy(record, rows=[], peaks=[], timings=timings)

@@ -11,10 +11,11 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import torch
+from msgspec import Meta
 
 from convbench.errors import InputError
 from convbench.journal import write_atomically
@@ -26,6 +27,7 @@ from convbench.train.parallel import Group, shared
 from convbench.train.result import PROFILED, SCHEMA_VERSION, History
 from convbench.train.settings import Settings
 from convbench.train.trainer import Trainer
+from convbench.untrusted import one_line
 
 Tensor = torch.Tensor
 
@@ -150,10 +152,15 @@ class Session:
         write_atomically(folder / CHECKPOINT, buffer.getvalue())
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what ``load`` read."""
-        for trainer, own, history in zip(self.trainers, state["variants"], state["histories"], strict=True):
-            trainer.restore(own, msgspec.convert(history, History))
-        self.done = state["done"]
+        """Go on from what ``load`` read. Raises InputError where it does not fit its own settings."""
+        try:
+            for trainer, own, history in zip(self.trainers, state["variants"], state["histories"], strict=True):
+                trainer.restore(own, msgspec.convert(history, History))
+            self.done = msgspec.convert(state["done"], Annotated[int, Meta(ge=0, le=self.total)])
+        except Exception as error:  # torch's own are of many kinds
+            raise InputError(
+                f"{CHECKPOINT}: does not fit its own settings: {one_line(repr(error))[:120]}; start a new training"
+            ) from None
 
 
 def load(folder: Path) -> tuple[Settings, dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Task = Literal["classify", "segment"]
 Loss = Literal["cross-entropy", "dice", "both"]
@@ -39,8 +39,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     task: Task
     data: str
     variants: tuple[Variant, ...]
-    epochs: int
-    batch: int
+    epochs: Annotated[int, Meta(ge=1)]
+    batch: Annotated[int, Meta(ge=1)]
     loss: Loss
     optimizer: Optimizer
     learning_rate: float

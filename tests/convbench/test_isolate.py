@@ -1,16 +1,19 @@
 """Kernels that crash, hang or cheat: each is named in its row with the right status, and the run goes on."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from convbench.case import Case
+from convbench.cli.main import run as convbench
+from convbench.errors import EXIT_CHECK_FAILED, EXIT_SOME_CELLS_FAILED
 from convbench.isolate import Isolated
 from convbench.measure import Policy
-from convbench.registry import collect, families
-from convbench.results import Environment
-from convbench.run import Plan, execute, needs_worker, new_record, verify_plan
+from convbench.registry import collect, families, registry
+from convbench.results import Environment, load
+from convbench.run import Plan, execute, needs_worker, new_record
 from convbench.spec import ConvSpec
 from tests.conftest import environment
 from tests.convbench.test_run import Silent
@@ -37,28 +40,57 @@ def plan_of(implementations, *cases):
 
 
 def test_every_hostile_kernel_has_its_status_and_the_others_are_timed(implementations, capfd):
+    """All but two, which the commands below run."""
+    here = [i for i in implementations if i.name not in ("hostile.segfault", "hostile.abort")]
     expected = {"torch.aten": "ok", "hostile.right": "ok"}
     expected |= {f"hostile.{name}": status for name, (_, status) in hostile.HOSTILE.items()}
     record = new_record(Environment(machine="m"), [], {})
-    with closing(Isolated(silence_s=4, memory_bytes=2**30)) as worker:
-        execute(plan_of(implementations, CASE), record, Silent(), worker=worker)
-    assert {row.implementation: row.status for row in record.rows} == expected
-    assert [row.implementation for row in record.rows] == [i.name for i in implementations]
+    with closing(Isolated(silence_s=3, memory_bytes=2**30)) as worker:
+        execute(plan_of(here, CASE), record, Silent(), worker=worker)
+    assert {row.implementation: row.status for row in record.rows} == {i.name: expected[i.name] for i in here}
+    assert [row.implementation for row in record.rows] == [i.name for i in here]
     for row in record.rows:
         assert (row.median_s is not None) == (row.speedup_vs_reference is not None) == (row.status == "ok")
     details = {row.implementation: row.status_detail for row in record.rows}
-    assert "SIGSEGV" in details["hostile.segfault"]
-    assert "SIGABRT" in details["hostile.abort"]
     assert "exit status 3" in details["hostile.os_exit"]
     assert details["hostile.forks"] == "forked its process"
     assert "flood" not in "".join(capfd.readouterr())
 
 
-def test_verify_goes_on_after_a_crash_in_the_same_way(implementations):
-    chosen = [i for i in implementations if i.name in ("torch.aten", "hostile.right", "hostile.segfault")]
-    with closing(Isolated(timed=False)) as worker:
-        rows = verify_plan(plan_of(chosen, CASE), lambda row: None, worker)
-    assert [row.status for row in rows] == ["ok", "ok", "crashed"]
+@pytest.fixture
+def command(implementations, tmp_path, monkeypatch):
+    """command(words...) -> exit code, of convbench on one layer where the hostile plug-in is installed."""
+    registry.cache_clear()
+    monkeypatch.setattr("convbench.machine.peaks.measure_peaks", lambda *_, **__: [])
+    path = tmp_path / "tiny.toml"
+    layer = 'name = "a"\ninput = [1, 2, 6, 6]\nout_channels = 3\nkernel = 3\n'
+    path.write_text(f'[suite]\nname = "tiny"\n[[case]]\n{layer}')
+    yield lambda name, *words: convbench([name, str(path), "--device", "cpu", "--pass", "forward", *words])
+    registry.cache_clear()
+
+
+def test_a_run_goes_on_after_a_crash_and_says_who_it_was(command, tmp_path, capfd):
+    words = ["--quick", "--impl", "hostile.right", "--impl", "hostile.segfault", "--max-time", "0.02"]
+    assert command("run", *words, "--out", str(tmp_path / "run")) == EXIT_SOME_CELLS_FAILED
+    record = load(tmp_path / "run")
+    assert record.complete
+    assert {row.implementation: row.status for row in record.rows} == {
+        "torch.aten": "ok", "hostile.right": "ok", "hostile.segfault": "crashed"
+    }  # fmt: skip
+    (crashed,) = [row for row in record.rows if row.status == "crashed"]
+    assert crashed.status_detail == "its process was ended by SIGSEGV"
+    shown = capfd.readouterr()
+    assert "its process was ended by SIGSEGV" in shown.out + shown.err
+    assert "SIGSEGV" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_verify_goes_on_after_a_crash_in_the_same_way(command, capfd):
+    words = ["--impl", "hostile.right", "--impl", "hostile.abort", "--json"]
+    assert command("verify", *words) == EXIT_CHECK_FAILED
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    statuses = {row["implementation"]: (row["status"], row["status_detail"] or "") for row in rows}
+    assert statuses.pop("hostile.abort") == ("crashed", "its process was ended by SIGABRT")
+    assert {status for status, _ in statuses.values()} == {"ok"}
 
 
 def test_only_cases_of_isolated_implementations_need_a_worker(implementations):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from importlib.metadata import EntryPoint, entry_points
 
 import pytest
 import torch
 
+from convbench import trial
 from convbench.case import Case
 from convbench.errors import InputError
 from convbench.plugin import Implementation, Kernel
 from convbench.registry import KERNELS_GROUP, Broken, Registry, collect, registry
 from convbench.spec import PASSES, ConvSpec
 from convbench.verify import Checker
+from tests.conftest import environment
 
 
 def named(name: str) -> Implementation:
@@ -93,20 +96,36 @@ def test_the_example_plug_in_computes(example_plugin_path, monkeypatch):
 LIST = "from convbench.registry import registry as r; print(*r().implementations, *r().unavailable.items(), sep='\\n')"
 
 
-def test_plug_ins_in_a_new_process(example_plugin_environment, failing_plugin_environment):
-    """PYTHONPATH is enough: the fixtures serve subprocesses."""
-    for environment, expected in (
-        (example_plugin_environment, "example.shift_and_add"),
-        (
-            failing_plugin_environment,
-            "('failing', 'convbench_failing_plugin:make failed to load: RuntimeError: no such driver')",
-        ),
+def test_plug_ins_in_a_new_process(example_plugin_path, plugin_path):
+    """PYTHONPATH is enough; one that raises, and those that end the process that imports them, cost nobody else."""
+    sources = {
+        "failing": "raise RuntimeError('no such\\ndriver')",
+        "leaving": "import os; os._exit(0)",
+        "faulting": "import ctypes; ctypes.string_at(0)",
+        "late": "import os\ndef make():\n    yield os.abort()",
+        "asked": OFFERS + "import os\ndef make(): return [Implementation('asked.a', lambda case: os.abort(), None)]",
+    }
+    folders = [plugin_path(family, source) for family, source in sources.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", LIST], env=environment(*example_plugin_path, *folders), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert {"example.shift_and_add", "torch.aten", "numba.direct"} < set(lines)
+    for family, reason in (
+        ("failing", "failed to load: RuntimeError: no such driver"),
+        ("leaving", "ended its process with exit status 0 when it was tried"),
+        ("faulting", "ended its process by SIGSEGV when it was tried"),
+        ("late", "ended its process by SIGABRT when it was tried"),
+        ("asked", "ended its process by SIGABRT when it was tried"),
     ):
-        result = subprocess.run(
-            [sys.executable, "-c", LIST], env=environment, capture_output=True, text=True, check=True
-        )
-        assert expected in result.stdout.splitlines()
-        assert "torch.aten" in result.stdout.splitlines()
+        assert str((family, f"convbench_{family}_plugin:make {reason}")) in lines
+
+
+def test_a_copy_that_does_not_end_is_ended(monkeypatch):
+    monkeypatch.setattr(trial, "LONGEST_S", 0.05)
+    assert trial.ending(lambda: time.sleep(60)) == "did not end within 0 s"
+    assert trial.ending(lambda: 1 / 0) == ""
 
 
 # Choosing ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbench import results
+from convbench import untrusted
 from convbench.errors import InputError
 from convbench.results import (
     COLUMN_NAMES,
@@ -25,6 +25,7 @@ from convbench.results import (
     to_csv,
     to_json,
 )
+from convbench.untrusted import printable
 from tests.convbench.test_journal import row
 
 CONTRACT = """
@@ -68,7 +69,8 @@ def test_what_could_not_be_computed_is_empty_and_never_zero():
 def test_no_text_cell_starts_like_a_formula_and_csv_round_trips(text):
     cell = csv_cell(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert cell in (text, "'" + text)
+    shown = printable(text)
+    assert cell in (shown, "'" + shown)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -122,7 +124,7 @@ def test_a_record_cut_anywhere_is_refused(tmp_path):
 
 
 def test_too_large_a_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "LARGEST_RECORD_BYTES", 10)
+    monkeypatch.setattr(untrusted, "LARGEST_BYTES", 10)
     (tmp_path / "run.json").write_bytes(to_json(record()))
     with pytest.raises(InputError, match="larger than"):
         load(tmp_path)
@@ -139,7 +141,7 @@ def test_numbers_that_cannot_be_are_refused(tmp_path, impossible):
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
 def test_a_file_without_an_end_is_refused(monkeypatch):
-    monkeypatch.setattr(results, "LARGEST_RECORD_BYTES", 1000)
+    monkeypatch.setattr(untrusted, "LARGEST_BYTES", 1000)
     with pytest.raises(InputError, match="larger than"):
         load(Path("/dev/zero"))
 

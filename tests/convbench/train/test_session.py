@@ -181,6 +181,24 @@ def test_a_checkpoint_is_data_and_a_foreign_file_is_refused(digits, tmp_path):
         load(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("settings", {"batch": 0}), ("settings", None), ("done", -1), ("done", 10**9), ("done", "1"), ("variants", []),
+        ("variants", [{"model": {}, "optimizer": {}, "schedule": {}}]), ("variants", None), ("histories", [{}]),
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_one_line(part, value, digits, tmp_path):
+    session = Session(settings(), digits)
+    session.save(tmp_path)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state[part] = state[part] | value if isinstance(value, dict) else value
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="start a new training") as caught:
+        Session(settings(), digits).restore(load(tmp_path)[1])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(digits, tmp_path, monkeypatch):
     session = Session(settings(), digits)
     session.save(tmp_path)
