@@ -159,7 +159,7 @@ def add_energy(record: Record, kernels: list[Implementation], device: str, secon
         if monotonic() > end or not row.gpu:
             return
         case = Case(spec_of(row), row.pass_, row.dtype, row.device, row.suite, row.case)
-        with torch.inference_mode(), precision(case.dtype):
+        with torch.inference_mode(), precision(case.device, case.dtype):
             kernel = by_name[row.implementation].build(case)
             operands = Checker(case).timing_operands(by_name[row.implementation], kernel)
             row.gpu.energy_j = energy_j(partial(kernel.run, *operands), device, watch)

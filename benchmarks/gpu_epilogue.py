@@ -93,6 +93,6 @@ def studies(cases: list[Case], policy: Policy, over: Callable[[], bool]) -> list
             if over():
                 break
             if case.pass_ == "forward" and case.spec.kind in ("standard", "dilated", "pointwise"):
-                with precision(case.dtype):
+                with precision(case.device, case.dtype):
                     found.append(study(case, policy))
     return found

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from importlib import import_module
 from tempfile import TemporaryFile
 from time import monotonic
 from typing import IO, Any
@@ -210,8 +211,10 @@ def _work(request: Request, shared: mmap.mmap) -> tuple[list[RecordedRow], Stopw
 
     plan = Plan([request.case], chosen, request.policy, request.threads, request.seed, frozenset(request.named))
     watch = Stopwatch()
+    for lazy in ("scipy.stats", "torch._dynamo"):  # loaded in a kernel's turn, they would be of its time and memory
+        import_module(lazy)
     _limit_memory(request)
-    with torch.inference_mode(), precision(request.case.dtype):
+    with torch.inference_mode(), precision(request.case.device, request.case.dtype):
         run: Any = run_case if request.timed else verify_case
         rows = list(run(request.case, plan, request.record, _Unseen(), watch, working))
     return_freed_memory()

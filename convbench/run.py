@@ -143,7 +143,7 @@ def execute(plan: Plan, record: Record, progress: Progress, journal: Journal | N
                 raise KeyboardInterrupt
             watch = Stopwatch()
             run_one = worker if worker and needs_worker(case, plan) else run_case
-            with precision(case.dtype):
+            with precision(case.device, case.dtype):
                 rows = list(run_one(case, plan, record, progress, watch))
             add_entry(record, rows, watch.seconds)  # first: an interrupt may come at any line
             if journal:
@@ -209,7 +209,7 @@ def verify_plan(
     with torch.inference_mode():
         for case in plan.cases:
             run_one = worker if worker and needs_worker(case, plan) else verify_case
-            with precision(case.dtype):
+            with precision(case.device, case.dtype):
                 for row in run_one(case, plan, record, None, Stopwatch()):
                     rows.append(row)
                     on_row(row)

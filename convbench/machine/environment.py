@@ -25,6 +25,7 @@ VARIABLES = re.compile(
     r"|CUDA_VISIBLE_DEVICES|GLIBC_TUNABLES|LD_PRELOAD|TRITON_INTERPRET"
 )
 SECRETS = re.compile(r"TOKEN|SECRET|PASSW|KEY|CREDENTIAL")
+SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"  # when it compiles: no setting of the user's
 A_PATH = "(a path)"
 CPUS = "sys/devices/system/cpu"
 
@@ -63,7 +64,7 @@ def variables(environ: Iterable[tuple[str, str]] | Any) -> dict[str, str]:
     """Variables that change threads, kernels or memory. Paths may name a person: libraries keep their file name."""
     found = {}
     for name, value in sorted(dict(environ).items()):
-        if VARIABLES.fullmatch(name) and not SECRETS.search(name):
+        if VARIABLES.fullmatch(name) and not SECRETS.search(name) and name != SET_BY_TORCH:
             found[name] = (
                 _libraries(value) if name == "LD_PRELOAD" else A_PATH if re.search(r"[/\\~]", value) else value
             )
