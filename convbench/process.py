@@ -73,7 +73,8 @@ def prepare(threads: int | None) -> int:
 @contextmanager
 def precision(device: str, dtype: str) -> Iterator[None]:
     """On a GPU torch multiplies as a type says meanwhile: float32 is never rounded to TF32 unless that is what is asked
-    for, and sums of short types are never kept in them. What a library does by default is none of a comparison's conditions.
+    for, and sums of short types are never kept in them. What a library does by default is none of a comparison's
+    conditions.
     """
     if not device.startswith("cuda"):
         yield

@@ -65,7 +65,7 @@ def test_switches_hold_inside_only():
 
     before = switches()
     for dtype, on in (("tf32", True), ("float32", False), ("bfloat16", False)):
-        with pytest.raises(KeyError), precision(dtype):
+        with pytest.raises(KeyError), precision("cuda", dtype):
             assert switches() == (on, on, False)
             raise KeyError
         assert switches() == before
@@ -84,7 +84,7 @@ def test_every_case_runs_under_its_own_precision(monkeypatch):
 
     monkeypatch.setattr(running, "run_case", spy)
     monkeypatch.setattr(running, "verify_case", spy)
-    plan = running.Plan([Case(SPEC, dtype="tf32"), Case(SPEC)], [], Policy(), 1)
+    plan = running.Plan([Case(SPEC, dtype=dtype, device="cuda") for dtype in ("tf32", "float32")], [], Policy(), 1)
     record = running.new_record(running.Environment(machine="m"), [], {})
     progress = type("Silent", (), {"done": lambda self, rows: None})()
     running.execute(plan, record, progress)
