@@ -80,7 +80,7 @@ def _gemm_task(device: str, size: int, dtype: str, timed: Timed) -> Task:
     c = torch.empty_like(a)
 
     def run(repeats: int) -> int:
-        with precision(device, dtype):
+        with precision("cuda", dtype):
             return repeated(lambda: torch.mm(a, b, out=c), 2 * size**3)(repeats)
 
     return Task("gemm", "DRAM", dtype, 3 * a.numel() * a.itemsize, timed(run))

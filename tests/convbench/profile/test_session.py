@@ -54,6 +54,7 @@ def test_an_interrupt_keeps_what_is_finished_and_names_the_rest(stage, file, tmp
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(session, stage, interrupted)
+    before = signal.getsignal(signal.SIGTERM)
     out = tmp_path / "out"
     assert run(["profile", f"{file}:net", *QUICK, "--pass", "forward", "--out", str(out), "--json"]) == 130
     found = json.loads((out / "profile.json").read_text())
@@ -64,7 +65,7 @@ def test_an_interrupt_keeps_what_is_finished_and_names_the_rest(stage, file, tmp
     assert bool(found["variants"]) == (stage != "execute")
     assert all(variant["speedup"] for variant in found["variants"] if not variant["reason"])
     assert "Interrupted" in (out / "profile.md").read_text()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_interrupt_before_a_step_was_timed_leaves_nothing(file, tmp_path, monkeypatch, capsys):
