@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,9 +102,9 @@ def _begin(
 def _go(header: Header, pairs: list[Pair], folder: Path, time_limit: float, as_json: bool) -> int:
     from convbench.gate.driver import go, outcome
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        finished = go(header, pairs, _journal(folder), time_limit, _tell)
+        with common.interrupts():
+            finished = go(header, pairs, _journal(folder), time_limit, _tell)
     except KeyboardInterrupt:
         common.err().print(f"interrupted: {len(pairs)} pairs are kept; go on with `convbench ab --resume {folder}`")
         return EXIT_INTERRUPTED

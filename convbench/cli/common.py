@@ -302,15 +302,18 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts() -> Iterator[list[int]]:
+def interrupts(noted: int = 0) -> Iterator[list[int]]:
     """An interrupt or a termination raises KeyboardInterrupt, and is in this list: Python drops an exception that a
     signal raises inside a finaliser.
+
+    noted  how many first go into the list and raise nothing
     """
     signals: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
         signals.append(number)
-        raise KeyboardInterrupt
+        if len(signals) > noted:
+            raise KeyboardInterrupt
 
     earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

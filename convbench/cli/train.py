@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -239,8 +238,9 @@ def _train(
     if not group.rank:
         make_folder(folder)
         session.save(folder)  # a folder that cannot be written is known before time is spent
-    with _asked_to_stop() as asked, _live(session, group) as progress:
-        done = session.run(progress, folder, asked)
+    # The first ends training after the step that runs; a second one at once.
+    with common.interrupts(noted=1) as signals, _live(session, group) as progress:
+        done = session.run(progress, folder, lambda: bool(signals))
     return _result(session, environment, started, done), folder, done
 
 
@@ -258,24 +258,6 @@ def _result(session: Session, environment: Any, started: datetime, done: bool) -
         savings=savings(histories), histories=histories,
         examples=examples(session.trainers, data) if not session.group.rank else [],
     )  # fmt: skip
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[Any]:
-    """Ctrl-C and a termination end training after the step that runs; a second one at once."""
-    signals: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        signals.append(number)
-        if len(signals) > 1:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(signals)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Lines:
