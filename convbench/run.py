@@ -187,8 +187,9 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     with watch("warm-up"):
         _time(case, _alive(cells), plan, checker, progress, working)
     watch.move("warm-up", "sample", sum(cell.samples.spent_s for cell in _alive(cells) if cell.samples))
-    with watch("verify"):
-        _prepare(_alive(cells), checker.renew)
+    if alive := _alive(cells):
+        with watch("verify"):
+            _prepare(alive, checker.renew)
     for cell in _alive(cells):
         working(cell.implementation.name)
         with watch("verify"):

@@ -48,11 +48,11 @@ class CudaTimer:
     _flushed: Any = None
 
     def __call__(self, call: Call, calls: int) -> float:
-        for last in (False,) * (TRIES - 1) + (True,):
+        for tries_left in reversed(range(TRIES)):
             seconds = self._sample(call, calls)
             reading = self.watch.reading() if self.watch else None
             slow = reading is not None and reading.is_slow(SLOW_CLOCK)
-            if not slow or last or sum(self.discarded.values()) >= MOST_PAUSES:
+            if not slow or not tries_left or sum(self.discarded.values()) >= MOST_PAUSES:
                 break
             self.discarded[call] += 1
             sleep(PAUSE_S)

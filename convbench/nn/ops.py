@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from convbench.nn import report
-from convbench.nn.plans import Call, Geometry, Plan, described, plan, separable_plan
+from convbench.nn.plans import Call, Geometry, Plan, described, layout_of, plan, separable_plan
 from convbench.nn.report import Ran
 from convbench.spec import Pass
 
@@ -73,8 +73,7 @@ def count(ran: Ran) -> None:
 
 def _in_layout(result: Tensor, operands: tuple[Tensor, ...]) -> Tensor:
     """channels_last where an operand is, as torch does."""
-    last = any(not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last) for t in operands[:2])
-    return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return result.contiguous(memory_format=layout_of(*operands[:2]))
 
 
 def _convolution(x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:

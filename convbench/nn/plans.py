@@ -117,9 +117,13 @@ def torchs(call: Call) -> Callable[..., torch.Tensor]:
 
 def _like(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
     """A tensor of that shape in the tensor's layout. Not one without memory: torch would copy it to a dense one."""
-    last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout_of(tensor))
+
+
+def layout_of(*tensors: torch.Tensor) -> torch.memory_format:
+    """channels_last where a tensor is, and is not plain as well; otherwise contiguous."""
+    last = any(not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _built(implementation: Implementation, case: Case) -> tuple[Callable[..., torch.Tensor], Ran]:
