@@ -230,10 +230,10 @@ def load(path: Path) -> Record:
     try:
         record = msgspec.json.decode(data, type=Record)
     except DECODE_ERRORS as error:
-        _check_version(path, data)  # of a newer one anything may have changed
+        check_version(path, data)  # of a newer one anything may have changed
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: not a convbench run record: {reason}; run it again or --resume its folder") from None
-    _check_version(path, record)
+    check_version(path, record)
     check_rows(path, len(record.rows))
     return record
 
@@ -242,7 +242,7 @@ class _Versioned(Struct):
     schema_version: int
 
 
-def _check_version(path: Path, found: bytes | Record) -> None:
+def check_version(path: Path, found: bytes | Record) -> None:
     """Raises InputError for a newer schema; of what has no version, nothing is known."""
     try:
         versioned = msgspec.json.decode(found, type=_Versioned) if isinstance(found, bytes) else found

@@ -20,7 +20,7 @@ from convbench.measure import Interval
 from convbench.profile.model import LayerRow, Profile
 from convbench.ratios import Score, quotient, score
 from convbench.records import spec_of
-from convbench.results import SCHEMA_VERSION
+from convbench.results import check_version
 from convbench.spec import PASSES
 from convbench.untrusted import DECODE_ERRORS, read_limited
 
@@ -132,18 +132,12 @@ def compare(arguments: Sequence[str]) -> list[Against]:
 def load(path: Path) -> Profile:
     """Read and validate a profile.json. Raises InputError naming the file."""
     data = read_limited(path, f"give the {FILE} of `convbench profile --out DIR`")
+    check_version(path, data)  # of a newer one anything may have changed
     try:
-        version = msgspec.json.decode(data, type=_Versioned).schema_version
-        if version > SCHEMA_VERSION:
-            raise InputError(f"{path}: schema_version {version} is newer than this convbench reads; upgrade it")
         return msgspec.json.decode(data, type=Profile)
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a profile that this convbench reads: {reason}; profile it again") from None
-
-
-class _Versioned(msgspec.Struct):
-    schema_version: int
 
 
 def _file(argument: Path) -> Path | None:

@@ -39,9 +39,8 @@ from convbench.suites.traced import Subject, no_convolution, uncompiled
 
 PLAIN, EAGER, WATCHED = "the step", "the step, eager", "the step, watched"
 STEP_PRECISION = 0.01
-FIRST_STEPS = (
-    7  # rounds, timed before anything else, for changes to be held against, and for a profile that is interrupted
-)
+# Rounds, timed before anything else, for changes to be held against, and for a profile that is interrupted.
+FIRST_STEPS = 7
 
 
 Live = Callable[[Plan], AbstractContextManager[Progress]]
