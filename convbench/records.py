@@ -202,12 +202,20 @@ def _started(run_id: str) -> str:
         return ""
 
 
+SHAPE = (
+    "operator", "kind", "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "padding_h", "padding_w",
+    "dilation_h", "dilation_w", "groups", "output_padding_h", "output_padding_w", "bias",
+)  # fmt: skip
+
+
 def shape_columns(spec: ConvSpec) -> dict[str, Any]:
     """The columns of a convolution: what spec_of reads, and its kind."""
-    pairs = {f"{name}_{axis}": getattr(spec, name)[i] for name in ("stride", "padding", "dilation", "output_padding")
-             for i, axis in enumerate("hw")}  # fmt: skip
-    return {"operator": spec.operator, "kind": spec.kind, "n": spec.n, "c": spec.c, "h": spec.h, "w": spec.w,
-            "k": spec.k, "r": spec.r, "s": spec.s, **pairs, "groups": spec.groups, "bias": spec.bias}  # fmt: skip
+
+    def value(column: str) -> Any:
+        pair, _, axis = column.rpartition("_")
+        return getattr(spec, pair)["hw".index(axis)] if pair else getattr(spec, column)
+
+    return {column: value(column) for column in SHAPE}
 
 
 def spec_of(row: Any) -> ConvSpec:

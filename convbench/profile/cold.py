@@ -14,9 +14,9 @@ from convbench.case import Case
 from convbench.measure import FEWEST_FOR_INTERVAL, Interval, Timer, median_interval
 from convbench.operands import in_layout, reals
 from convbench.plugin import Implementation
+from convbench.profile.layers import torchs
 from convbench.profile.model import LayerRow
 from convbench.records import spec_of
-from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Environment
 
 WEIGHTS = "w"
@@ -28,7 +28,7 @@ Cold = dict[tuple, Interval]  # by key()
 
 def key(row: LayerRow) -> tuple:
     """Rows with equal keys are the same call alone."""
-    return spec_of(row), row.pass_, row.dtype, _implementation(row.layout)
+    return spec_of(row), row.pass_, row.dtype, torchs(row.layout)
 
 
 def measure_cold(
@@ -44,7 +44,7 @@ def measure_cold(
     flushed = torch.ones(flush_bytes(rows[0].device, environment), dtype=torch.uint8, device=rows[0].device)
     found: Cold = {}
     for row in rows:
-        implementation = by_name.get(_implementation(row.layout))
+        implementation = by_name.get(torchs(row.layout))
         if row.isolated_s and row.pass_ != "weight_gradient" and implementation and key(row) not in found:
             found[key(row)] = _time(row, implementation, flushed, timer)
     return found
@@ -65,10 +65,6 @@ def _time(row: LayerRow, implementation: Implementation, flushed: Any, timer: Ti
             kernel.run(*others.values())
             seconds.append(timer(lambda: kernel.run(*operands.values()), 1))
     return median_interval(seconds)
-
-
-def _implementation(layout: str) -> str:
-    return CHANNELS_LAST if layout == "channels_last" else REFERENCE
 
 
 def flush_bytes(device: str, environment: Environment) -> int:

@@ -10,17 +10,16 @@ from convbench.measure import Interval
 from convbench.profile.compare import Against, Pair, Side
 from convbench.profile.model import LayerRow
 from convbench.ratios import verdict
+from convbench.records import SHAPE
 from convbench.report.compared import Columns, Table
 from convbench.report.markdown import escape, table
 from convbench.report.tables import value_text
 from convbench.report.text import engineering, interval, percent, seconds, shape, times
 
-_SHAPE = ("operator", "kind", "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "padding_h", "padding_w",
-          "dilation_h", "dilation_w", "groups", "output_padding_h", "output_padding_w", "bias")  # fmt: skip
 _BOTH = ("dtype", "layout", "calls", "median_s", "step_s", "share", "roofline_fraction", "bound", "isolated_s",
          "best_implementation", "best_s")  # fmt: skip
 COLUMNS = (
-    "baseline", "other", "case", "pass", *_SHAPE, "ratio", "ratio_low", "ratio_high", "verdict", "won_s",
+    "baseline", "other", "case", "pass", *SHAPE, "ratio", "ratio_low", "ratio_high", "verdict", "won_s",
     "isolated_ratio", "isolated_ratio_low", "isolated_ratio_high",
     *(f"{side}_{name}" for name in _BOTH for side in ("baseline", "other")),
 )  # fmt: skip
@@ -45,7 +44,7 @@ def _values(against: Against, a: LayerRow | None, b: LayerRow | None, pair: Pair
     assert row
     judged = verdict(pair.ratio) if pair else "baseline only" if a else "other only"
     values = (
-        against.baseline.label, against.side.label, row.case, row.pass_, *(getattr(row, name) for name in _SHAPE),
+        against.baseline.label, against.side.label, row.case, row.pass_, *(getattr(row, name) for name in SHAPE),
         *(pair.ratio if pair else UNKNOWN), judged, pair and pair.won_s, *((pair and pair.alone) or UNKNOWN),
         *(side and getattr(side, name) for name in _BOTH for side in (a, b)),
     )  # fmt: skip

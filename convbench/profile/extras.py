@@ -10,12 +10,11 @@ import msgspec
 from convbench import count
 from convbench.case import Case, DType
 from convbench.measure import Policy, measure, median_interval
-from convbench.profile.layers import interval
+from convbench.profile.layers import interval, torchs
 from convbench.profile.model import Cliff, LayerRow, Separable
 from convbench.profile.watch import warm_timer
 from convbench.ratios import quotient
 from convbench.records import spec_of
-from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.results import Record, RecordedRow
 from convbench.savings import analyse, quartets
 from convbench.savings.analysis import roof
@@ -79,7 +78,7 @@ def cliffs(rows: Sequence[LayerRow], alone: Sequence[RecordedRow]) -> list[Cliff
             timed[spec_of(row), row.dtype, row.implementation] = row
     found = []
     for layer in _forward(rows):
-        name = CHANNELS_LAST if layer.layout == "channels_last" else REFERENCE
+        name = torchs(layer.layout)
         own = timed.get((_spec(layer), layer.dtype, name))
         for case in filter(None, (rounded(layer) for rounded in NEIGHBOURS)):
             more = timed.get((case.spec, layer.dtype, name))

@@ -155,9 +155,14 @@ def _add_roof(row: LayerRow, peaks: list[Peak], call_s: float | None) -> None:
     row.bound = CALL if call_s and call_s > roof.seconds(2 * row.valid_macs) else roof.bound
 
 
+def torchs(layout: str) -> str:
+    """The name of torch's implementation on tensors of a layout."""
+    return CHANNELS_LAST if layout == "channels_last" else REFERENCE
+
+
 def _add_alone(row: LayerRow, alone: list[RecordedRow]) -> None:
     timed = {other.implementation: other for other in alone if other.median_s}
-    own = timed.get(CHANNELS_LAST if row.layout == "channels_last" else REFERENCE) or timed.get(REFERENCE)
+    own = timed.get(torchs(row.layout)) or timed.get(REFERENCE)
     if own is None:
         return
     row.isolated_s, row.isolated_low_s, row.isolated_high_s = own.median_s, own.ci_low_s, own.ci_high_s
