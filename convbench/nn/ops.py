@@ -26,6 +26,7 @@ from torch.utils.flop_counter import register_flop_formula
 from convbench.nn import report
 from convbench.nn.plans import Call, Geometry, Plan, described, layout_of, plan, separable_plan
 from convbench.nn.report import Ran
+from convbench.nn.unwatched import unwatched
 from convbench.spec import Pass
 
 _library = torch.library.Library("convbench", "DEF")
@@ -35,11 +36,6 @@ _library.define(f"convolution(Tensor x, Tensor w, Tensor? bias, {_GEOMETRY}) -> 
 _library.define(f"convolution_data_gradient(Tensor dy, Tensor w, SymInt[] x_size, {_GEOMETRY}) -> Tensor")
 _library.define(f"convolution_weight_gradient(Tensor x, Tensor dy, SymInt[] w_size, {_GEOMETRY}) -> Tensor")
 _library.define(f"separable_convolution(Tensor x, Tensor w1, Tensor w2, Tensor? bias, {_SEPARABLE}) -> Tensor")
-
-convolution = torch.ops.convbench.convolution.default
-data_gradient = torch.ops.convbench.convolution_data_gradient.default
-weight_gradient = torch.ops.convbench.convolution_weight_gradient.default
-separable_convolution = torch.ops.convbench.separable_convolution.default
 
 Ints = Sequence[int]
 Tensor = torch.Tensor
@@ -218,13 +214,34 @@ def _undisturbed(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 # One line an operator -----------------------------------------------------------------------------
 
-for _operator, _compute, _fake, _setup, _backward, _flops in (
-    (convolution, _convolution, _fake_convolution, _keep, _convolution_backward, _convolution_flops),
-    (data_gradient, _data_gradient, _fake_gradient, _keep, _data_gradient_backward, _data_gradient_flops),
-    (weight_gradient, _weight_gradient, _fake_gradient, _keep, _weight_gradient_backward, _weight_gradient_flops),
-    (separable_convolution, _separable, _fake_separable, _keep_pair, _separable_backward, _separable_flops),
-):
-    _library.impl(_operator, _undisturbed(_compute), "CompositeExplicitAutograd")
-    torch.library.register_fake(_operator, _fake, lib=_library)
-    torch.library.register_autograd(_operator, _backward, setup_context=_setup, lib=_library)
-    register_flop_formula(_operator.overloadpacket)(_flops)
+
+def _operator(
+    name: str,
+    compute: Callable[..., Tensor],
+    fake: Callable[..., Tensor],
+    keep: Callable[..., None],
+    backward: Callable[..., Any],
+    flops: Callable[..., int],
+) -> Callable[..., Tensor]:
+    """Register an operator; what Python calls is the shorter way to it."""
+    operator, compute = getattr(torch.ops.convbench, name).default, _undisturbed(compute)
+    _library.impl(operator, compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(operator, fake, lib=_library)
+    torch.library.register_autograd(operator, backward, setup_context=keep, lib=_library)
+    register_flop_formula(operator.overloadpacket)(flops)
+    return unwatched(operator, compute, keep, backward)
+
+
+convolution = _operator(
+    "convolution", _convolution, _fake_convolution, _keep, _convolution_backward, _convolution_flops
+)
+data_gradient = _operator(
+    "convolution_data_gradient", _data_gradient, _fake_gradient, _keep, _data_gradient_backward, _data_gradient_flops
+)
+weight_gradient = _operator(
+    "convolution_weight_gradient", _weight_gradient, _fake_gradient, _keep, _weight_gradient_backward,
+    _weight_gradient_flops,
+)  # fmt: skip
+separable_convolution = _operator(
+    "separable_convolution", _separable, _fake_separable, _keep_pair, _separable_backward, _separable_flops
+)

@@ -27,6 +27,7 @@ from numba.np.arrayobj import populate_array
 intrinsic: Any = _intrinsic
 
 _I64 = ir.IntType(64)
+_CPU = torch.device("cpu")
 _UNKNOWN = 2**48  # more than any array has
 
 
@@ -58,12 +59,18 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
 
 def new(*shape: int) -> torch.Tensor:
     """A float32 tensor to be written, whatever torch's default type and device are: kernels write to its address."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+    return torch.empty(shape, dtype=torch.float32, device=_CPU)
 
 
 def zeros(*shape: int) -> torch.Tensor:
     """As new(), of zeros."""
-    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+    return torch.zeros(shape, dtype=torch.float32, device=_CPU)
+
+
+def padded(tensor: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+    """The tensor's elements in rows of that width, zeros behind each; itself where nothing is missing."""
+    missing = width - tensor.numel() // rows
+    return dense(torch.constant_pad_nd(tensor.reshape(rows, -1), (0, missing)) if missing else tensor)
 
 
 def _array(context: Any, builder: Any, array_type: Any, where: Any, shape: list[Any]) -> Any:

@@ -41,6 +41,7 @@ from convbench_kernels.numba_cpu.arguments import (
     floats,
     integers_of,
     new,
+    padded,
     record,
     table,
     zeros,
@@ -199,8 +200,8 @@ def sizes(spec: ConvSpec, threads: int) -> Sizes:
 def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
     """run(x, w_depthwise, w_pointwise, bias=None) -> y."""
     tables = forward_tables(spec.depthwise())
-    padded, macs = -(-spec.k // MR) * MR, spec.n * spec.c * spec.p * spec.q * (spec.r * spec.s + spec.k)
-    zero, no_bias, shape, constants = zeros(spec.c), zeros(padded), spec.y_shape, tables.addresses()
+    width, macs = -(-spec.k // MR) * MR, spec.n * spec.c * spec.p * spec.q * (spec.r * spec.s + spec.k)
+    zero, no_bias, shape, constants = zeros(spec.c), zeros(width), spec.y_shape, tables.addresses()
 
     @cache
     def sized(threads: int) -> tuple[int, Addresses]:
@@ -208,12 +209,9 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
         return g.w_size + threads * g.per_thread, addresses(integers_of(g))
 
     def run(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        x, w1, w2, y, start = dense(x), dense(w1), dense(w2), new(*shape), no_bias
-        threads = threads_for(macs)
+        x, w1, w2, y, threads = dense(x), dense(w1), dense(w2), new(*shape), threads_for(macs)
+        start = no_bias if bias is None else padded(bias, 1, width)
         size, g = sized(threads)
-        if bias is not None:
-            start = zeros(padded)
-            start[: spec.k] = bias
         work = workspace(size)
         convolve(x.data_ptr(), w1.data_ptr(), w2.data_ptr(), y.data_ptr(), start.data_ptr(), zero.data_ptr(),
                  work.data_ptr(), *constants, *g, threads)  # fmt: skip

@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from numba import prange
 
-from convbench_kernels.numba_cpu.arguments import dense, floats, new, record, table, zeros
+from convbench_kernels.numba_cpu.arguments import dense, floats, new, padded, record, table, zeros
 from convbench_kernels.numba_cpu.gemv import TOGETHER as DOTS
 from convbench_kernels.numba_cpu.gemv import dot_filters
 from convbench_kernels.numba_cpu.geometry import (
@@ -468,8 +468,8 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     """
     plans = [plan(t) for t in passes]
     first = plans[0].geometry
-    padded = (first.groups, first.panels * MR)
-    no_bias = zeros(*padded)
+    width = first.panels * MR
+    no_bias = zeros(first.groups, width)
     size = max(p.size(1) for p in plans)
     per_thread = max(p.geometry.panel_size for p in plans)
     macs = sum(p.geometry.images * p.geometry.groups * p.geometry.k * p.geometry.c * len(p.taps) * p.geometry.p
@@ -478,11 +478,8 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     tables = [(int(x), p.addresses()) for x, p in zip(before, plans, strict=True)]
 
     def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y, threads, start = new(*shape), threads_for(macs), no_bias
-        if bias is not None:
-            start = zeros(*padded)
-            start[:, : first.k] = dense(bias).view(first.groups, first.k)
-        x, w = dense(x), dense(w)
+        x, w, y, threads = dense(x), dense(w), new(*shape), threads_for(macs)
+        start = no_bias if bias is None else padded(bias, first.groups, width)
         work = workspace(size + (threads - 1) * per_thread)
         operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), start.data_ptr(), work.data_ptr())
         for packed, constants in tables:
