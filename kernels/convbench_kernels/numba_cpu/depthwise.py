@@ -35,7 +35,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Kernel
 from convbench_kernels.numba_cpu.arguments import (
@@ -57,11 +56,11 @@ from convbench_kernels.numba_cpu.jit import (
     inline_kernel,
     kernel,
     share,
-    threaded_kernel,
     threads_for,
 )
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
 from convbench_kernels.numba_cpu.pack import pack_plane
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
     fma,
@@ -371,13 +370,12 @@ def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
         _plane_phases(source, k, x, w, y, i * g.y_plane, bias, taps, phases, g, scratch)
 
 
-@threaded_kernel
+@kernel
 def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly."""
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
     taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
-    for t in prange(threads):
-        _convolve_share(x, w, y, bias, taps, phases, g_at, t, threads)
+    parallel(threads, _convolve_share, (x, w, y, bias, taps, phases, g_at))
 
 
 # Weight gradient --------------------------------------------------------------------------------
@@ -509,13 +507,12 @@ def _gradient_share(x, dy, dw, taps, phases, g_at, thread, threads):
         _gradient_plane(k, x, dy, dw, taps, f, g, scratch)
 
 
-@threaded_kernel
+@kernel
 def convolve_weights(x_at, dy_at, dw_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses as in convolve. Filters shared out evenly: each is summed by one thread in one order."""
     x, dy, dw = floats(x_at), floats(dy_at), floats(dw_at)
     taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
-    for t in prange(threads):
-        _gradient_share(x, dy, dw, taps, phases, g_at, t, threads)
+    parallel(threads, _gradient_share, (x, dy, dw, taps, phases, g_at))
 
 
 # From cases to tables ---------------------------------------------------------------------------

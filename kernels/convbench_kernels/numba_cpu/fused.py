@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel
 from convbench_kernels.numba_cpu import pair
@@ -60,10 +59,10 @@ from convbench_kernels.numba_cpu.jit import (
     inline_kernel,
     kernel,
     share,
-    threaded_kernel,
     threads_for,
 )
 from convbench_kernels.numba_cpu.pack import workspace
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_rows, tile_store
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
@@ -167,7 +166,7 @@ def _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, thread
         )
 
 
-@threaded_kernel
+@kernel
 def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_count, phases_at, phases_count,
              planes_at, g_at, threads):  # fmt: skip
     """Addresses: float32 x, weights, y, bias, zeros, workspace; tables. Blocks of rows shared out evenly."""
@@ -175,8 +174,7 @@ def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_
     zero, work = floats(zero_at), floats(work_at)
     taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
     _pack_last(w2, work, record(Sizes, g_at))
-    for t in prange(threads):
-        _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, t, threads)
+    parallel(threads, _share, (x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at))
 
 
 def sizes(spec: ConvSpec, threads: int) -> Sizes:

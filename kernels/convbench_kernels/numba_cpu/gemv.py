@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numba import prange
 
 from convbench.plugin import Case, Pass
 from convbench_kernels.numba_cpu.arguments import dense, floats, new, zeros
-from convbench_kernels.numba_cpu.jit import STREAMED, kernel, share, threaded_kernel, threads_for
+from convbench_kernels.numba_cpu.jit import STREAMED, kernel, share, threads_for
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
     fma,
@@ -115,10 +115,9 @@ def multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, thread, threads):
         _outer(a, b, out, images, c, k, thread, threads)
 
 
-@threaded_kernel
+@kernel
 def multiply_shared(pass_, a_at, b_at, out_at, bias_at, images, c, k, threads):
-    for t in prange(threads):
-        multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, t, threads)
+    parallel(threads, multiply, (pass_, a_at, b_at, out_at, bias_at, images, c, k))
 
 
 def gemv(case: Case) -> Callable[..., torch.Tensor]:

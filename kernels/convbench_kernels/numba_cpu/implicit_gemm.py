@@ -40,7 +40,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numba import prange
 
 from convbench_kernels.numba_cpu.arguments import dense, floats, new, padded, record, table, zeros
 from convbench_kernels.numba_cpu.gemv import TOGETHER as DOTS
@@ -68,10 +67,10 @@ from convbench_kernels.numba_cpu.jit import (
     inline_kernel,
     kernel,
     share,
-    threaded_kernel,
     threads_for,
 )
 from convbench_kernels.numba_cpu.pack import pack_panel, pack_plane, unpack_row, workspace
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
     gather,
@@ -444,7 +443,7 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, t
                            phases[f, 0], phases[f, 1], work, at + f * g.phase_plane)  # fmt: skip
 
 
-@threaded_kernel
+@kernel
 def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, phases_at, phases_count, g_at, threads):
     """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan.
 
@@ -455,10 +454,8 @@ def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, ph
     for first in range(0, g.images, g.block):
         images = min(g.block, g.images - first)
         if (g.source == PLANES and not packed) or (g.pack_w and first == 0):
-            for t in prange(threads):
-                _pack(x, w, work, taps, phases, g_at, first, images, packed, t, threads)
-        for t in prange(threads):
-            _compute(x, w, y, bias, work, taps, g_at, first, images, t, threads)
+            parallel(threads, _pack, (x, w, work, taps, phases, g_at, first, images, packed))
+        parallel(threads, _compute, (x, w, y, bias, work, taps, g_at, first, images))
 
 
 def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:

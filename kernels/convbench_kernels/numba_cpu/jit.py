@@ -8,8 +8,7 @@
 - Kernels do not count references (Numba's _nrt option): each call would add and subtract one for every array it is
   given, and on x86 such a locked instruction waits until all stores before it are done.
 - Sums may be reordered and contracted (stated in the tolerance); NaN and infinity are never assumed away.
-- Bodies of ``parallel_kernel`` and ``threaded_kernel`` are ``for t in prange(threads)``, each t computing its own
-  range (``share``): Numba's omp layer ignores chunk sizes. They are expensive to compile: keep them thin.
+- Kernels run on threads by ``parallel``, each thread computing its own range (``share``).
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -28,6 +26,8 @@ import numba
 import torch
 from numba.core import config as _config
 from platformdirs import user_cache_dir
+
+from convbench_kernels.numba_cpu.parallel import AVAILABLE
 
 config: Any = _config  # Numba fills it in at import: no names for a type checker
 
@@ -85,46 +85,26 @@ def inline_kernel(function: Callable[..., Any]) -> Any:
 
 def allocating_kernel(function: Callable[..., Any]) -> Any:
     """A kernel that makes arrays of its own, for a whole share of the work and not inside its loops."""
-    return _compile(function)
+    return _compile(function, _nrt=True)  # callers without would pass that on
 
 
-SMALL = 1 << 19  # MACs of a dense kernel: 5 us, as long as starting a thread takes
+SMALL = 1 << 17  # MACs of a dense kernel: 1 to 2 us, as long as starting a thread takes
 STREAMED = 16  # MACs' worth of an element that is read or written once
 
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:
-    """Like kernel, with prange over threads."""
+    """Like kernel, with Numba's prange and its threads: for kernels written to be read."""
     return _compile(function, parallel=True)
-
-
-def threaded_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A parallel_kernel whose last argument is the number of threads: for one it runs on the calling thread.
-
-    Starting threads takes longer than a small layer, much longer while other programs keep the cores busy."""
-    copy = FunctionType(function.__code__, function.__globals__)
-    copy.__qualname__ = f"{function.__qualname__}_alone"  # the cache finds kernels by it
-    shared, alone = _compile(function, parallel=True), _compile(copy)
-
-    @wraps(function)
-    def launch(*arguments: Any) -> None:
-        (shared if arguments[-1] > 1 else alone)(*arguments)
-
-    launch.kernels = (shared, alone)  # type: ignore[attr-defined]
-    return launch
 
 
 def threads_for(macs: int) -> int:
     """Threads worth starting for so much work: SMALL at least for each, and no more than torch may use."""
-    return max(1, min(torch.get_num_threads(), _most_threads(), macs // SMALL))
+    return max(1, min(most_threads(), macs // SMALL))
 
 
-@cache
-def _most_threads() -> int:
-    """Starts Numba's threads. OpenMP's number is then Numba's for torch as well, which is put back."""
-    torchs = torch.get_num_threads()
-    most = numba.get_num_threads()
-    torch.set_num_threads(torchs)
-    return most
+def most_threads() -> int:
+    """As many as torch may use."""
+    return torch.get_num_threads() if AVAILABLE else 1
 
 
 @inline_kernel

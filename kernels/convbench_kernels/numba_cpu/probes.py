@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numba
 import numpy as np
-from numba import prange
 
 from convbench.plugin import Probe
-from convbench_kernels.numba_cpu.jit import inline_kernel, parallel_kernel
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, most_threads
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
     fma,
@@ -76,22 +75,26 @@ def _triad(y, x, z, s, begin, end):
         _store4(y, i, v0, v1, v2, v3)
 
 
-@parallel_kernel
+@kernel
+def _share(what, y, x, z, part, repeats, thread, threads):
+    """One thread's part of y, x and z, which have threads * part elements."""
+    begin, end = thread * part, (thread + 1) * part
+    if what == FMA:
+        _fma(y, begin, repeats * FMA_STEPS)
+    elif what == FILL:
+        y[begin:end] = 1.0
+    else:
+        s = broadcast(np.float32(3.0))
+        for _ in range(repeats):
+            if what == COPY:
+                _copy(y, x, begin, end)
+            else:
+                _triad(y, x, z, s, begin, end)
+
+
+@kernel
 def _run(what, y, x, z, part, threads, repeats):
-    """One compiled function for all: a parallel one costs a second to compile. y, x, z: threads * part elements."""
-    for t in prange(threads):
-        begin, end = t * part, (t + 1) * part
-        if what == FMA:
-            _fma(y, begin, repeats * FMA_STEPS)
-        elif what == FILL:
-            y[begin:end] = 1.0
-        else:
-            s = broadcast(np.float32(3.0))
-            for _ in range(repeats):
-                if what == COPY:
-                    _copy(y, x, begin, end)
-                else:
-                    _triad(y, x, z, s, begin, end)
+    parallel(threads, _share, (what, y, x, z, part, repeats))
 
 
 @lru_cache(maxsize=1)  # measure the largest working set first and the smallest last: only that one is kept
@@ -112,7 +115,7 @@ def _part(working_set_bytes: int, arrays: int, threads: int) -> int:
 
 def _move(what: int, arrays: int, working_set_bytes: int, repeats: int) -> int:
     """Pass over the working set ``repeats`` times; bytes moved, write-allocate not counted."""
-    threads = numba.get_num_threads()
+    threads = most_threads()
     part = _part(working_set_bytes, arrays, threads)
     array_bytes = threads * part * ITEM_BYTES
     room = _room(max(working_set_bytes, arrays * array_bytes), threads)
@@ -123,7 +126,7 @@ def _move(what: int, arrays: int, working_set_bytes: int, repeats: int) -> int:
 
 def run_fma(working_set_bytes: int, repeats: int) -> int:
     """FLOPs done: 2 for each lane of each vector, FMA_STEPS times a repeat on every thread."""
-    threads, part = numba.get_num_threads(), SUMS * LANES
+    threads, part = most_threads(), SUMS * LANES
     room = _room(threads * part * ITEM_BYTES, threads)
     _run(FMA, room, room, room, part, threads, repeats)
     return 2 * part * FMA_STEPS * threads * repeats

@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
 
 from convbench_kernels.numba_cpu.arguments import (
     Addresses,
@@ -45,8 +44,9 @@ from convbench_kernels.numba_cpu.arguments import (
     zeros,
 )
 from convbench_kernels.numba_cpu.geometry import PLANES, Geometry, Taps, plan
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threaded_kernel, threads_for
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import offsets, tile_add, tile_fma_rows, tile_store, tile_zero, transpose
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
@@ -207,7 +207,6 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
     panels = r.rows // MR
     at_tile, end = share(r.groups * r.k_tiles * panels, thread, threads)
     source, xi = (work, 0) if g.source == PLANES else (x, first_image * r.x_image)
-    own = np.int64(thread)  # prange counts in uint64, which would make an index a float
     pixels = images * r.pixels
     while at_tile < end:
         group, column = at_tile // panels // r.k_tiles, at_tile // panels % r.k_tiles
@@ -222,7 +221,7 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
             for tile in range(at_tile, until):
                 row = tile % panels * MR
                 slot = (tile - at_tile) % TOGETHER
-                at = r.sums_at + (tile if r.visits else own * TOGETHER + slot) * TILE
+                at = r.sums_at + (tile if r.visits else thread * TOGETHER + slot) * TILE
                 if wide == 3:
                     _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0, 1, 2))
                 elif wide == 2:
@@ -237,7 +236,7 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
         at_tile = until
 
 
-@threaded_kernel
+@kernel
 def reduce_pixels(x_at, dy_at, dw_at, work_at, phases_at, phases_count, g_at, row_x_at, row_w_at, rows,
                   pixel_x_at, r_at, threads):  # fmt: skip
     """Addresses: float32 x, dy, dw, workspace; the rest as in ReductionPlan."""
@@ -247,10 +246,8 @@ def reduce_pixels(x_at, dy_at, dw_at, work_at, phases_at, phases_count, g_at, ro
     pixel_x = integers(pixel_x_at, r.block * r.pixels)
     for first in range(0, r.images, r.block):
         images = min(r.block, r.images - first)
-        for t in prange(threads):
-            _pack(x, dy, work, phases, g_at, r_at, first, images, t, threads)
-        for t in prange(threads):
-            _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first, images, t, threads)
+        parallel(threads, _pack, (x, dy, work, phases, g_at, r_at, first, images))
+        parallel(threads, _reduce, (x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first, images))
 
 
 def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -33,7 +33,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
 
 from convbench.plugin import Case, ConvSpec, Implementation, Kernel, Pass
 from convbench_kernels.numba_cpu.arguments import (
@@ -50,9 +49,10 @@ from convbench_kernels.numba_cpu.arguments import (
 )
 from convbench_kernels.numba_cpu.depthwise import valid_lanes
 from convbench_kernels.numba_cpu.direct import reason_against
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threaded_kernel, threads_for
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.lowering import lower
 from convbench_kernels.numba_cpu.pack import pack_row, unpack_row, workspace
+from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import (
     add,
     broadcast,
@@ -388,9 +388,13 @@ def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, work, s
 
 
 @kernel
-def _inputs(x, v, work, scratch, strips, begins, first, blocks, g_at, thread, threads):
-    """One thread's share of V of a group: (channel, block) pairs."""
-    g = record(Sizes, g_at)
+def _inputs(x, w, v, u, work, strips, begins, first, blocks, g_at, thread, threads):
+    """One thread's share of V of a group: (channel, block) pairs; and before the first group of U, where it is kept."""
+    g, scratch = record(Sizes, g_at), thread * SCRATCH
+    if g.keep_u and first == 0:
+        begin, end = share(g.panels, thread, threads)
+        for panel in range(begin, end):
+            _transform_filters(w, panel, u, panel * g.u_panel, work, scratch, g)
     begin, end = share(blocks * g.c, thread, threads)
     for i in range(begin, end):
         block, c = i // g.c, i % g.c
@@ -400,9 +404,9 @@ def _inputs(x, v, work, scratch, strips, begins, first, blocks, g_at, thread, th
 
 
 @kernel
-def _outputs(w, u, v, y, bias, work, scratch, strips, begins, first, blocks, g_at, thread, threads):
+def _outputs(w, v, u, y, bias, work, strips, begins, first, blocks, g_at, thread, threads):
     """One thread's share of a group's products: (panel, block) pairs."""
-    g = record(Sizes, g_at)
+    g, scratch = record(Sizes, g_at), thread * SCRATCH
     begin, end = share(g.panels * blocks, thread, threads)
     for panel in range(g.panels):
         made = g.keep_u
@@ -420,30 +424,16 @@ def _outputs(w, u, v, y, bias, work, scratch, strips, begins, first, blocks, g_a
 
 
 @kernel
-def _filters(w, u, work, scratch, g_at, thread, threads):
-    """One thread's share of U of all panels."""
-    g = record(Sizes, g_at)
-    begin, end = share(g.panels, thread, threads)
-    for panel in range(begin, end):
-        _transform_filters(w, panel, u, panel * g.u_panel, work, scratch, g)
-
-
-@threaded_kernel
 def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_at, threads):
     """Addresses: float32 x, w, y, bias, workspace; strips and begins as in `strips()`, g as in Sizes."""
     g = record(Sizes, g_at)
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
     work, v, u = floats(work_at), floats(work_at + 4 * g.v_at), floats(work_at + 4 * g.u_at)
     strips, begins = table(strips_at, rows, 8), integers(begins_at, g.blocks + 1)
-    keep_u = g.keep_u
     for first in range(0, g.blocks, g.group):
         blocks = min(g.group, g.blocks - first)
-        for t in prange(threads):
-            if keep_u and first == 0:
-                _filters(w, u, work, t * SCRATCH, g_at, t, threads)
-            _inputs(x, v, work, t * SCRATCH, strips, begins, first, blocks, g_at, t, threads)
-        for t in prange(threads):
-            _outputs(w, u, v, y, bias, work, t * SCRATCH, strips, begins, first, blocks, g_at, t, threads)
+        parallel(threads, _inputs, (x, w, v, u, work, strips, begins, first, blocks, g_at))
+        parallel(threads, _outputs, (w, v, u, y, bias, work, strips, begins, first, blocks, g_at))
 
 
 # Planning ----------------------------------------------------------------------------------------
