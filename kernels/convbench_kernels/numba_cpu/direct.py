@@ -5,8 +5,8 @@
     weight gradient  dw[k, c, r, s] = sum_npq dy[n, k, p, q] * x[n, c, p*sh - ph + r*dh, q*sw - pw + s*dw]
 
 x (N, C, H, W), w (K, C/groups, R, S), y (N, K, P, Q); gemm_m = N*P*Q, gemm_n = K, gemm_k = C*R*S per group. The
-kernels, their register tile and their ladder of versions: implicit_gemm.py and weight_gradient.py. This file maps
-cases to them; depthwise convolutions go to depthwise.py.
+kernels, their register tile and their ladder of versions: implicit_gemm.py, weight_gradient.py and, for few terms,
+dots.py. This file maps cases to them; depthwise convolutions go to depthwise.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from convbench.plugin import Case, Implementation, Kernel
-from convbench_kernels.numba_cpu import depthwise
+from convbench_kernels.numba_cpu import depthwise, dots
 from convbench_kernels.numba_cpu.geometry import data_gradient_taps, forward_taps
 from convbench_kernels.numba_cpu.implicit_gemm import convolution
 from convbench_kernels.numba_cpu.lowering import cannot_lower, lower
@@ -54,16 +54,19 @@ def build(case: Case, name: str = "direct") -> Kernel:
     """Plan one case; nothing of the operands is looked at before run."""
     if _is_depthwise(case):
         return depthwise.build(case)
-    lowered = lower(case)
+    lowered, tile = lower(case), f"{MR}x{NR}"
     run: Any
     if lowered.pass_ == "weight_gradient":
-        reduce = weight_gradient(forward_taps(lowered.spec), lowered.spec.w_shape)
+        taps, of = forward_taps(lowered.spec), weight_gradient
+        if dots.pays(taps):
+            name, tile, of = "dots", f"{dots.ROWS}x{dots.COLUMNS}", dots.weight_gradient
+        reduce = of(taps, lowered.spec.w_shape)
         run = (lambda x, dy: reduce(dy, x)) if lowered.exchanged else reduce
     elif lowered.pass_ == "data_gradient":
         run = convolution(data_gradient_taps(lowered.spec), lowered.spec.x_shape)
     else:
         run = convolution([forward_taps(lowered.spec)], lowered.spec.y_shape)
-    return Kernel(run, f"{name}_{MR}x{NR}")
+    return Kernel(run, f"{name}_{tile}")
 
 
 IMPLEMENTATION = Implementation(

@@ -183,7 +183,7 @@ FEW = 16  # channels below which padded planes are cheaper than copies, if their
 TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
 
 
-def _reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int]:
+def reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int]:
     """Output positions [begin, end) whose tap `offset` lies inside the source."""
     begin = max(0, -(offset // stride))
     end = min(output, (source - 1 - offset) // stride + 1)
@@ -194,7 +194,7 @@ def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _spread(plane: int) -> int:
+def spread(plane: int) -> int:
     """A plane stride that does not map every channel to the same cache set (a multiple of 4 KiB would)."""
     plane = _up(plane, 16)
     return plane + 16 if plane % 1024 == 0 else plane
@@ -204,9 +204,9 @@ def _live(t: Taps) -> list[tuple[int, ...]]:
     """(eh, ew, offset in w, first and last+1 output row, phase) of the taps that meet the image."""
     (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
     return [
-        (eh, ew, at, *_reach(eh, sh, h, p), f)
+        (eh, ew, at, *reach(eh, sh, h, p), f)
         for eh, ew, at, f in zip(t.rows, t.columns, t.weights, t.phases or [0] * len(t.rows), strict=True)
-        if len(range(*_reach(eh, sh, h, p))) and len(range(*_reach(ew, sw, w, q)))
+        if len(range(*reach(eh, sh, h, p))) and len(range(*reach(ew, sw, w, q)))
     ]
 
 
@@ -275,12 +275,12 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     (h, w), (p, q) = t.source, t.output
     if source == PLANES:
         planes = _planes(t, live)
-        x_plane = _spread(len(planes.phases) * planes.phase_plane)
+        x_plane = spread(len(planes.phases) * planes.phase_plane)
     else:
         planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(live))
         x_plane = h * w
     entries = [
-        (x, at, first, last, *_reach(ew, t.stride[1], w, q), phase, eh, ew)
+        (x, at, first, last, *reach(ew, t.stride[1], w, q), phase, eh, ew)
         for x, (eh, ew, at, first, last, phase) in zip(planes.offsets, live, strict=True)
     ]
     table = np.array(entries, np.int64).reshape(-1, TAP)

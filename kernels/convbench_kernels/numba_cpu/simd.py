@@ -19,13 +19,15 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     transpose(x, i, row, y, j, out)    y[j + a*out + b] = x[i + b*row + a] for a, b < LANES
     s = sum_lanes(v)                in pairs, a fixed order
 
-    t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals or module constants, or for NR
-                                    a tuple of NR entries, so that one function serves every width
+    t = tile_zero(MR, NR)           MR x NR vectors (drawn in tiles.py); MR, NR: literals, module constants, or tuples
+                                    of as many entries, so that one function serves every size
     t = tile_fma(t, a, i, row, b, j)   t[m][n] += a[i + m*row] * b[j + n*LANES : + LANES]
     t = tile_rows(MR, NR, s, i)     t[m][n] = s[i + m] in all lanes (a bias)
     t = tile_fma_at(t, a, i, row, b, j, (d0, d1, ...))   tile_fma with vector n at b[j + dn]: pixels apart
     o = offsets(MR, table, i)       MR integers of an int64 array, as a tuple
     t = tile_fma_rows(t, a, i, o, b, j)   tile_fma with row m at a[i + o[m]]: rows anywhere
+    t = tile_dot(t, a, i, row_a, b, j, row_b)   t[m][n] += vector at a[i + m*row_a] * vector at b[j + n*row_b]
+    tile_sums(t, y, i, row, added)     y[i + m*row + n] = sum_lanes(t[m][n]), or += where added
     t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
     tile_store(t, y, i, row)           the inverse
     tile_add(t, y, i, row)             the same, added to what y holds
@@ -352,17 +354,18 @@ def merge(typingctx, a, b, n):
     return VECTOR(VECTOR, VECTOR, types.intp), codegen
 
 
+def _sum_lanes(builder: Any, vector: Any) -> Any:
+    width = LANES
+    while width > 1:
+        width //= 2
+        half = ir.Constant(_VEC_I32, [(lane + width) % LANES for lane in range(LANES)])
+        vector = builder.fadd(vector, builder.shuffle_vector(vector, vector, half))
+    return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+
 @intrinsic
 def sum_lanes(typingctx, v):
-    def codegen(context, builder, signature, args):
-        vector, width = args[0], LANES
-        while width > 1:
-            width //= 2
-            half = ir.Constant(_VEC_I32, [(lane + width) % LANES for lane in range(LANES)])
-            vector = builder.fadd(vector, builder.shuffle_vector(vector, vector, half))
-        return builder.extract_element(vector, ir.Constant(_I32, 0))
-
-    return types.float32(VECTOR), codegen
+    return types.float32(VECTOR), lambda context, builder, signature, args: _sum_lanes(builder, args[0])
 
 
 @intrinsic
@@ -391,8 +394,9 @@ def transpose(typingctx, x, i, row, y, j, out):
 
 
 def _tile(mr: Any, nr: Any) -> Tile:
-    """Tile of literal sizes; nr may be a tuple, of as many entries as there are vectors."""
-    return Tile(mr.literal_value, nr.count if isinstance(nr, types.Tuple | types.UniTuple) else nr.literal_value)
+    """Tile of literal sizes; each may be a tuple, of as many entries."""
+    mr, nr = (n.count if isinstance(n, types.Tuple | types.UniTuple) else n.literal_value for n in (mr, nr))
+    return Tile(mr, nr)
 
 
 @intrinsic(prefer_literal=True)
@@ -496,6 +500,60 @@ def tile_fma_rows(typingctx, t, a, i, rows, b, j):
     if not valid:
         return None
     return t(t, a, types.intp, types.UniTuple(types.int64, t.rows), b, types.intp), codegen
+
+
+@intrinsic
+def tile_dot(typingctx, t, a, i, row_a, b, j, row_b):
+    def codegen(context, builder, signature, args):
+        sums, _, i, row_a, _, j, row_b = args
+        a, b = (_base(context, builder, signature.args[n], args[n]) for n in (1, 4))
+        vectors = [_load(builder, b, _offset(builder, j, row_b, n, 0)) for n in range(t.columns)]
+        for m in range(t.rows):
+            row = _load(builder, a, _offset(builder, i, row_a, m, 0))
+            for n, vector in enumerate(vectors):
+                at = m * t.columns + n
+                product = _fma(builder, row, vector, builder.extract_value(sums, at))
+                sums = builder.insert_value(sums, _pin(builder, product), at)
+        return sums
+
+    valid = isinstance(t, Tile) and _is_array(a, b)
+    return (t(t, a, types.intp, types.intp, b, types.intp, types.intp), codegen) if valid else None
+
+
+def _add_halves(builder: Any, vectors: Sequence[Any], size: int) -> Any:
+    """Of one or two vectors' blocks of `size` lanes, their first halves plus their second halves."""
+    lanes = [lane for lane in range(len(vectors) * vectors[0].type.count) if lane % size < size // 2]
+    first, second = (ir.Constant(ir.VectorType(_I32, len(lanes)), at) for at in (lanes, [n + size // 2 for n in lanes]))
+    pair = vectors[0], vectors[-1]
+    return builder.fadd(builder.shuffle_vector(*pair, first), builder.shuffle_vector(*pair, second))
+
+
+def _sums_of_lanes(builder: Any, vectors: list[Any]) -> Any:
+    """A vector of each vector's sum; of 1, 2 or 4 vectors, merged while they are added up."""
+    size, count = LANES, len(vectors)
+    while size > LANES // count:
+        vectors = [_add_halves(builder, pair, size) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        size //= 2
+    while size > 1:
+        vectors = [_add_halves(builder, vectors, size)]
+        size //= 2
+    return vectors[0]
+
+
+@intrinsic
+def tile_sums(typingctx, t, y, i, row, added):
+    def codegen(context, builder, signature, args):
+        sums, _, i, row, added = args
+        base, kind = _base(context, builder, signature.args[1], args[1]), ir.VectorType(_F32, t.columns)
+        for m in range(t.rows):
+            vectors = [builder.extract_value(sums, m * t.columns + n) for n in range(t.columns)]
+            at = builder.bitcast(builder.gep(base, [_offset(builder, i, row, m, 0)]), kind.as_pointer())
+            before = builder.select(added, builder.load(at, align=_ALIGN), ir.Constant(kind, None))
+            builder.store(builder.fadd(before, _sums_of_lanes(builder, vectors)), at, align=_ALIGN)
+        return context.get_dummy_value()
+
+    valid = isinstance(t, Tile) and _is_array(y)
+    return (types.void(t, y, types.intp, types.intp, types.boolean), codegen) if valid else None
 
 
 @intrinsic(prefer_literal=True)

@@ -20,6 +20,7 @@ Versions
   2  tiles over (channel, filter) per tap   borders cut every tap's loops differently; 3-channel stems used 3 of 8 rows
   3  rows are (channel, tap) pairs of the padded image
   4  pixels run on over the images, sums leave the registers once for small maps; dy transposed by shuffles
+  5  each column of tiles has its filters' dy in one run of memory; few terms: dots.py
 """
 
 from __future__ import annotations
@@ -145,25 +146,31 @@ def _put(t, work, at, fresh):
 
 
 @inline_kernel
-def _tile(x, xi, row_x, row, pixel_x, first, last, work, dy, dy_step, at, fresh, vectors):
+def _tile(x, xi, row_x, row, pixel_x, first, last, work, dy, at, fresh, vectors):
     rows = offsets(MR, row_x, row)
     t = tile_zero(MR, vectors)
     for m in range(first, last):
-        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * dy_step)
+        t = tile_fma_rows(t, x, xi + pixel_x[m], rows, work, dy + m * len(vectors) * LANES)
     _put(t, work, at, fresh)
 
 
 @kernel
-def _transpose(dy, first, work, at, m, stop, r):
-    """Pixels [m, stop) of one (image, group) of dy to (pixels, k_stride), zero filters at the end."""
-    whole = r.k // LANES * LANES if stop - m == LANES else 0
-    for k in range(0, whole, LANES):
-        transpose(dy, first + k * r.pixels + m, r.pixels, work, at + m * r.k_stride + k, r.k_stride)
-    for pixel in range(m, stop):
-        for k in range(whole, r.k):
-            work[at + pixel * r.k_stride + k] = dy[first + k * r.pixels + pixel]
-        for k in range(r.k, r.k_stride):
-            work[at + pixel * r.k_stride + k] = 0.0
+def _transpose(dy, first, count, work, at, pixel, pixels, r):
+    """`count` pixels of one (image, group) of dy, as from `pixel` on, zero filters at the end. Each column of tiles has
+    its own matrix, (pixels, filters of the column), so that a tile reads one run of memory."""
+    for column in range(r.k_tiles):
+        begin, end = share(r.k_stride // LANES, column, r.k_tiles)
+        width = (end - begin) * LANES
+        for lane in range(0, width, LANES):
+            k, target = begin * LANES + lane, at + begin * LANES * pixels + pixel * width + lane
+            source = first + k * r.pixels
+            if count == LANES and k + LANES <= r.k:
+                transpose(dy, source, r.pixels, work, target, width)
+            else:
+                for m in range(count):
+                    for i in range(LANES):
+                        value = dy[source + i * r.pixels + m] if k + i < r.k else np.float32(0.0)
+                        work[target + m * width + i] = value
 
 
 @kernel
@@ -174,9 +181,9 @@ def _pack(x, dy, work, phases, g_at, r_at, first_image, images, thread, threads)
     begin, end = share(images * r.groups * pieces, thread, threads)
     for i in range(begin, end):
         image, group, m = i // pieces // r.groups, i // pieces % r.groups, i % pieces * LANES
-        source = ((first_image + image) * r.groups + group) * r.k * r.pixels
-        target = r.dy_at + (group * images + image) * r.pixels * r.k_stride
-        _transpose(dy, source, work, target, m, min(r.pixels, m + LANES), r)
+        source = ((first_image + image) * r.groups + group) * r.k * r.pixels + m
+        _transpose(dy, source, min(LANES, r.pixels - m), work, r.dy_at + group * images * r.pixels * r.k_stride,
+                   image * r.pixels + m, images * r.pixels, r)  # fmt: skip
     if g.source == PLANES:
         channels = r.groups * r.c
         begin, end = share(images * channels, thread, threads)
@@ -213,7 +220,7 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
         until = min(end, (at_tile // panels + 1) * panels)
         begin_k, end_k = share(r.k_stride // LANES, column, r.k_tiles)  # widths differ by one at most: even work
         k, wide = begin_k * LANES, end_k - begin_k
-        dy, x_at = r.dy_at + group * pixels * r.k_stride + k, xi + group * r.x_group
+        dy, x_at = r.dy_at + pixels * (group * r.k_stride + k), xi + group * r.x_group
         for first in range(0, pixels, r.chunk):
             last = min(pixels, first + r.chunk)
             fresh = first_image + first == 0
@@ -223,11 +230,11 @@ def _reduce(x, work, dw, row_x, row_w, pixel_x, g_at, r_at, first_image, images,
                 slot = (tile - at_tile) % TOGETHER
                 at = r.sums_at + (tile if r.visits else thread * TOGETHER + slot) * TILE
                 if wide == 3:
-                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0, 1, 2))
+                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, at, fresh, (0, 1, 2))
                 elif wide == 2:
-                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0, 1))
+                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, at, fresh, (0, 1))
                 else:
-                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, r.k_stride, at, fresh, (0,))
+                    _tile(source, x_at, row_x, row, pixel_x, first, last, work, dy, at, fresh, (0,))
                 if finished and (slot == TOGETHER - 1 or tile == until - 1):
                     row -= slot * MR
                     filters, rows = min(r.k - k, wide * LANES), min((slot + 1) * MR, r.pairs - row)
