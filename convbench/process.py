@@ -1,7 +1,7 @@
 """Conditions of the measuring process, the same for every implementation: threads and allocator.
 
-torch and Numba each bring an OpenMP pool whose idle threads spin into the other's samples; a short
-spin ends that. Call ``prepare`` before torch or numba is imported.
+Kernels on Numba's own threads (prange) have an OpenMP pool beside torch's, whose idle threads spin into the other's
+samples; a short spin ends that. Call ``prepare`` before torch or numba is imported.
 """
 
 from __future__ import annotations

@@ -23,11 +23,10 @@ from typing import Any
 
 import llvmlite
 import numba
-import torch
 from numba.core import config as _config
 from platformdirs import user_cache_dir
 
-from convbench_kernels.numba_cpu.parallel import AVAILABLE
+from convbench_kernels.numba_cpu.parallel import most_threads
 
 config: Any = _config  # Numba fills it in at import: no names for a type checker
 
@@ -100,11 +99,6 @@ def parallel_kernel(function: Callable[..., Any]) -> Any:
 def threads_for(macs: int) -> int:
     """Threads worth starting for so much work: SMALL at least for each, and no more than torch may use."""
     return max(1, min(most_threads(), macs // SMALL))
-
-
-def most_threads() -> int:
-    """As many as torch may use."""
-    return torch.get_num_threads() if AVAILABLE else 1
 
 
 @inline_kernel

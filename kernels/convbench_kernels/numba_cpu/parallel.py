@@ -9,10 +9,11 @@ nothing is compiled a second time for threads.
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 import llvmlite.binding as llvm
-import torch  # noqa: F401  loads the OpenMP runtime
+import torch
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic as _intrinsic
@@ -40,7 +41,21 @@ def _link() -> bool:
     return found[0] is not ctypes.pythonapi.Py_FatalError
 
 
-AVAILABLE = _link()  # without torch's runtime, kernels run on the calling thread
+_available = _link()
+
+
+def most_threads() -> int:
+    """As many as torch may use; one without its runtime, and in a forked process, where the runtime has none."""
+    return torch.get_num_threads() if _available else 1
+
+
+def _forked() -> None:
+    global _available
+    _available = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _runtime(builder: Any, name: str, *arguments: Any) -> Any:

@@ -19,8 +19,8 @@ from functools import lru_cache
 import numpy as np
 
 from convbench.plugin import Probe
-from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, most_threads
-from convbench_kernels.numba_cpu.parallel import parallel
+from convbench_kernels.numba_cpu.jit import inline_kernel, kernel
+from convbench_kernels.numba_cpu.parallel import most_threads, parallel
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
     fma,
