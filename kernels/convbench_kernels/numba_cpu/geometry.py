@@ -307,7 +307,7 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     sliced = terms > slice_
     panel_block = max(1, min(panels, ISA.cache_block // (4 * (sums if sliced else max(1, w_panel)))))
     sums_size = (panel_block * sums if sliced else t.fan * MR * NR * LANES) + LANES
-    copies = {IN_PLACE: tile, PLANES: 0, COPIED: together * tile}[source] + terms * bool(tail)
+    copies = {IN_PLACE: tile, PLANES: 0, COPIED: together * tile}[source] + terms * tail
 
     w_size = _up(t.groups * panels * w_panel, 16) * pack_w
     x_size = _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16) if source == PLANES else 0

@@ -293,21 +293,21 @@ def _copy_tile(x, xi, taps, live, begins, n, slices, first, vectors, work, at, r
 
 @kernel
 def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
-    """The pixels behind the last vector, filters [begin, end): where one would be nearly empty."""
-    terms = g.c * taps.shape[0]
-    for pixel in range(g.p * g.q - g.tail, g.p * g.q):
-        to, h, v = at, pixel // g.q * g.stride_h, pixel % g.q * g.stride_w
+    """The pixels behind the last vector, filters [begin, end): where one would be nearly empty. A few filters, in L1,
+    meet all of these pixels before the next."""
+    terms, first, to = g.c * taps.shape[0], g.p * g.q - g.tail, at
+    for pixel in range(first, g.p * g.q):
+        h, v = pixel // g.q * g.stride_h, pixel % g.q * g.stride_w
         for c in range(g.c):
             for i in range(taps.shape[0]):
                 row, column = h + taps[i, EH], v + taps[i, EW]
                 inside = 0 <= row < g.h and 0 <= column < g.w
                 work[to] = x[xi + c * g.x_plane + row * g.w + column] if inside else ZERO
                 to += 1
-        for m in range(begin, end, DOTS):
-            filters = min(DOTS, end - m)
-            dot_filters(
-                w, wi + m * terms, terms, work, at, y, yi + m * g.y_plane + pixel, g.y_plane, bias, k + m, filters
-            )
+    for m in range(begin, end, DOTS):
+        for i in range(g.tail):
+            dot_filters(w, wi + m * terms, terms, work, at + i * terms, y, yi + m * g.y_plane + first + i, g.y_plane,
+                        bias, k + m, min(DOTS, end - m))  # fmt: skip
 
 
 @inline_kernel
@@ -396,7 +396,7 @@ def _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins,
             weights, wi, panel_step = w, group * g.w_group, g.w_row * MR
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
         if g.tail and tile + in_group == tiles:
-            tail_at, filters = sums_at + g.panel_size - LANES - g.c * taps.shape[0], min(g.k, last * MR)
+            tail_at, filters = sums_at + g.panel_size - LANES - g.tail * g.c * taps.shape[0], min(g.k, last * MR)
             _add_tail(source, xi, weights, wi, y, yi, bias, group * g.panels * MR, panel * MR, filters, taps, work,
                       tail_at, g)  # fmt: skip
         slices = max(1, -(-begins[g.fan] // g.slice))
