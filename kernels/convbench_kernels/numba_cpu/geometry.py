@@ -109,7 +109,7 @@ class Geometry(NamedTuple):
     # x as it is
     x_size: int
     h: int
-    w: int
+    w: int  # elements from one row of x to the next
     stride_h: int
     stride_w: int
     # x as the register tile reads it
@@ -258,6 +258,13 @@ def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int
     return replace(t, source=(1, area), output=(1, area), out=None), [(0, 0, e[2], 0, 1, e[5]) for e in live]
 
 
+def _one_image(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int, ...]]]:
+    """The same with all images as rows of one: only the last image ends inside a vector."""
+    n, area = t.images, t.output[1]
+    out = (0, area, t.groups * t.k * area, 1, 0)
+    return replace(t, images=1, source=(n, area), output=(n, area), out=out), [(*e[:3], 0, n, e[5]) for e in live]
+
+
 def _reads_weights_in_place(t: Taps, vectors: int, terms: int) -> bool:
     """Whether whole panels are worth no copy: each is used for few pixels, or stays in L2 as it is."""
     if t.w_channel < t.w_row:  # a filter's weights lie side by side
@@ -270,15 +277,19 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     live, panels = _live(t), -(-t.k // MR)
     source = _source(t, live, panels, may_copy)
     dense = t.out is None or t.out[1:] == (t.output[0] * t.output[1], t.output[1], 1, 0)
+    x_row, x_plane = t.source[1], t.source[0] * t.source[1]
     if dense and source != PLANES and _is_in_place(t, live):
         t, live = _one_row(t, live)
+        x_row = x_plane
+        if source == COPIED and t.images > 1 and x_plane % LANES and t.w_channel >= t.w_row:  # or dot products
+            x_row = t.groups * t.c * x_plane
+            t, live = _one_image(t, live)
     (h, w), (p, q) = t.source, t.output
     if source == PLANES:
         planes = _planes(t, live)
         x_plane = spread(len(planes.phases) * planes.phase_plane)
     else:
         planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(live))
-        x_plane = h * w
     entries = [
         (x, at, first, last, *reach(ew, t.stride[1], w, q), phase, eh, ew)
         for x, (eh, ew, at, first, last, phase) in zip(planes.offsets, live, strict=True)
@@ -316,7 +327,7 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
         images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
         pack_w=pack_w, w_panel=w_panel, w_step=MR * len(live),
         w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel, panels=panels, panel_block=panel_block,
-        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=t.stride[0], stride_w=t.stride[1],
+        x_size=t.images * t.groups * t.c * h * w, h=h, w=x_row, stride_h=t.stride[0], stride_w=t.stride[1],
         source=source, x_plane=x_plane, phase_plane=planes.phase_plane,
         top=planes.top, rows=planes.rows, width=planes.width, pitch=pitch, lead=planes.lead,
         p=p, q=q, vectors=vectors, row_vectors=row_vectors, tail=tail,
