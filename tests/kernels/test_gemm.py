@@ -19,6 +19,9 @@ ODD = {
     "padding": spec([2, 3, 4, 6], 5, 1, padding=(1, 2), bias=True),
     "padding and stride": spec([2, 3, 9, 6], 5, 1, padding=(1, 3), stride=(3, 2), groups=1),
     "deep": spec([1, 600, 3, 4], 40, 1),
+    "batch of small maps": spec([3, 256, 7, 7], 256, 1),
+    "batch of small maps, groups": spec([4, 128, 5, 5], 600, 1, groups=2),
+    "batch of maps smaller than a vector": spec([7, 64, 1, 3], 257, 1),
     "transposed": spec([2, 9, 6, 5], 7, 1, operator="conv_transpose2d", bias=True),
     "transposed, stride": spec([2, 9, 6, 5], 7, 1, operator="conv_transpose2d", stride=2, output_padding=1, bias=True),
 }
