@@ -269,7 +269,8 @@ def _reads_weights_in_place(t: Taps, vectors: int, terms: int) -> bool:
     """Whether whole panels are worth no copy: each is used for few pixels, or stays in L2 as it is."""
     if t.w_channel < t.w_row:  # a filter's weights lie side by side
         return t.images * vectors <= NR * ISA.in_place
-    return t.images * vectors <= NR * SCATTERED or 4 * t.groups * t.k * terms <= ISA.cache_block
+    size = 4 * t.groups * t.k * terms
+    return size <= ISA.cache_block or (t.images * vectors <= NR * SCATTERED and size <= 4 * ISA.cache_block)
 
 
 def plan(t: Taps, may_copy: bool = True) -> Plan:

@@ -22,10 +22,14 @@ from convbench_kernels.numba_cpu.simd import (
     load_range,
     load_stride2,
     load_stride2_range,
+    prefetch,
     store,
     store_range,
 )
 from convbench_kernels.numba_cpu.tiles import LANES, MR
+
+LINE = 16  # float32 of a cache line
+AHEAD = 8  # channels prefetched before they are packed
 
 _kept = threading.local()
 
@@ -88,9 +92,15 @@ def pack_panel(w, wi, rows, row, channels, channel, taps, out, at):
     """MR filters side by side: out[(c*T + t)*MR + m] = w[wi + m*row + c*channel + taps[t, 1]]."""
     count = taps.shape[0]
     for c in range(channels):
+        if channel > row:  # the next blocks of weights are pages away: nobody else foresees them
+            for ahead in range(0, MR * row, LINE):
+                prefetch(w, wi + (c + AHEAD) * channel + ahead)
         for t in range(count):
             source, target = wi + c * channel + taps[t, 1], at + (c * count + t) * MR
-            if rows == MR:  # of known length, the loop is unrolled
+            if rows == MR and row == 1:
+                for v in range(0, MR, LANES):
+                    store_range(out, target + v, load_range(w, source + v, 0, MR - v), 0, MR - v)
+            elif rows == MR:  # of known length, the loop is unrolled
                 for m in range(MR):
                     out[target + m] = w[source + m * row]
             else:
