@@ -1,5 +1,7 @@
 """numba.direct: exact on integers, any shape, any number of threads, from cold start to NaN."""
 
+from contextlib import suppress
+
 import numba
 import pytest
 import torch
@@ -46,6 +48,30 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_shapes(name):
     assert check_all_passes(IMPLEMENTATION, ODD[name]) >= 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(2, 5), h=st.integers(1, 20), w=st.integers(1, 20), c=st.sampled_from([16, 17, 33]),
+    k=st.sampled_from([32, 40, 65]), kernel=st.sampled_from([(3, 3), (3, 1), (1, 3), (5, 5), (2, 2)]),
+    stride=st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 1)]), padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.sampled_from([(1, 1), (2, 2), (5, 4)]), groups=st.integers(1, 2),
+)  # fmt: skip
+def test_batches_of_small_maps(batch, h, w, c, k, kernel, stride, padding, dilation, groups):
+    """Maps that are cut into tiles as one: a tile ends anywhere in an image, or holds several."""
+    with suppress(InputError):
+        drawn = spec([batch, c * groups, h, w], k * groups, kernel, stride=stride, padding=padding, dilation=dilation,
+                     groups=groups, bias=True)  # fmt: skip
+        assert check_all_passes(IMPLEMENTATION, drawn) >= 2
+
+
+def test_small_maps_are_joined_where_no_dot_products_take_their_last_pixels():
+    def images(*shape):
+        return geometry.plan(geometry.forward_taps(spec(*shape, padding=1))).geometry.images
+
+    assert images([3, 64, 9, 9], 65, 3) == 1
+    assert images([3, 64, 8, 8], 65, 3) == 3, "whole vectors"
+    assert images([3, 64, 40, 41], 65, 3) == 3, "large maps"
 
 
 @pytest.mark.parametrize("k", AROUND_TILES)

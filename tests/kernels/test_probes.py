@@ -2,9 +2,9 @@
 
 from time import perf_counter
 
-import numba
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
@@ -19,12 +19,12 @@ GUARD = np.float32(-7)
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request):
-    before = numba.get_num_threads()
+    before = torch.get_num_threads()
     if request.param > before:
         pytest.skip("one CPU")
-    numba.set_num_threads(request.param)
+    torch.set_num_threads(request.param)
     yield request.param
-    numba.set_num_threads(before)
+    torch.set_num_threads(before)
 
 
 def operands(threads, part):

@@ -109,7 +109,7 @@ class Geometry(NamedTuple):
     # x as it is
     x_size: int
     h: int
-    w: int  # elements from one row of x to the next
+    w: int
     stride_h: int
     stride_w: int
     # x as the register tile reads it
@@ -122,8 +122,10 @@ class Geometry(NamedTuple):
     pitch: int
     lead: int
     # output pixels: flat over rows of `pitch`, or row by row in `row_vectors`
-    p: int
+    p: int  # rows; of all images where these are joined
     q: int
+    image_rows: int
+    x_image: int
     vectors: int
     row_vectors: int
     tail: int  # pixels behind the last vector, each a dot product with whole filters
@@ -178,6 +180,7 @@ class Plan:
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
 SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side and outgrow L2
 SHARED = 4  # panels that must share a copy of a tile's pixels
+JOINED = 400  # pixels of a map up to which a batch's maps are cut into tiles as one
 TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
 FEW = 16  # channels below which padded planes are cheaper than copies, if their rows are whole vectors
 TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
@@ -258,19 +261,12 @@ def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int
     return replace(t, source=(1, area), output=(1, area), out=None), [(0, 0, e[2], 0, 1, e[5]) for e in live]
 
 
-def _one_image(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int, ...]]]:
-    """The same with all images as rows of one: only the last image ends inside a vector."""
-    n, area = t.images, t.output[1]
-    out = (0, area, t.groups * t.k * area, 1, 0)
-    return replace(t, images=1, source=(n, area), output=(n, area), out=out), [(*e[:3], 0, n, e[5]) for e in live]
-
-
 def _reads_weights_in_place(t: Taps, vectors: int, terms: int) -> bool:
-    """Whether whole panels are worth no copy: each is used for few pixels, or stays in L2 as it is."""
+    """Whether whole panels are worth no copy: each is used for few vectors of pixels, or stays in L2 as it is."""
     if t.w_channel < t.w_row:  # a filter's weights lie side by side
-        return t.images * vectors <= NR * ISA.in_place
+        return vectors <= NR * ISA.in_place
     size = 4 * t.groups * t.k * terms
-    return size <= ISA.cache_block or (t.images * vectors <= NR * SCATTERED and size <= 4 * ISA.cache_block)
+    return size <= ISA.cache_block or (vectors <= NR * SCATTERED and size <= 4 * ISA.cache_block)
 
 
 def plan(t: Taps, may_copy: bool = True) -> Plan:
@@ -278,19 +274,16 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     live, panels = _live(t), -(-t.k // MR)
     source = _source(t, live, panels, may_copy)
     dense = t.out is None or t.out[1:] == (t.output[0] * t.output[1], t.output[1], 1, 0)
-    x_row, x_plane = t.source[1], t.source[0] * t.source[1]
     if dense and source != PLANES and _is_in_place(t, live):
         t, live = _one_row(t, live)
-        x_row = x_plane
-        if source == COPIED and t.images > 1 and x_plane % LANES and t.w_channel >= t.w_row:  # or dot products
-            x_row = t.groups * t.c * x_plane
-            t, live = _one_image(t, live)
     (h, w), (p, q) = t.source, t.output
+    images, rows = t.images, p
     if source == PLANES:
         planes = _planes(t, live)
         x_plane = spread(len(planes.phases) * planes.phase_plane)
     else:
         planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(live))
+        x_plane = h * w
     entries = [
         (x, at, first, last, *reach(ew, t.stride[1], w, q), phase, eh, ew)
         for x, (eh, ew, at, first, last, phase) in zip(planes.offsets, live, strict=True)
@@ -302,14 +295,18 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     vectors = by_row if row_vectors else flat
     terms = t.c * len(live)
 
-    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not _reads_weights_in_place(t, vectors, terms))
+    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not _reads_weights_in_place(t, images * vectors, terms))
     filters_dense = list(table[:, IN_W]) == list(range(t.w_channel)) and t.w_row == terms
     tail = p * q % LANES
-    tail *= int(source != PLANES and dense and filters_dense and not pack_w and p * q > LANES and tail <= TAIL)
+    if source == PLANES or not dense or not filters_dense or pack_w or p * q < LANES or tail > TAIL:
+        if source == COPIED and tail and images > 1 and p * q <= JOINED:
+            images, rows = 1, images * p
+            vectors = -(-rows * q // LANES)
+        tail = 0
     vectors -= bool(tail)
     tiles = -(-vectors // NR)
     w_panel = MR * terms
-    block = max(1, min(t.images, PACKED_BYTES // (4 * t.groups * t.c * x_plane))) if source == PLANES else t.images
+    block = max(1, min(images, PACKED_BYTES // (4 * t.groups * t.c * x_plane))) if source == PLANES else images
 
     slice_ = min(max(1, terms), ISA.longest) if source == COPIED else max(1, terms)
     tile = (slice_ + t.fan) * NR * LANES
@@ -325,13 +322,14 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     x_size = _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16) if source == PLANES else 0
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
     geometry = Geometry(
-        images=t.images, block=block, groups=t.groups, k=t.k, c=t.c,
+        images=images, block=block, groups=t.groups, k=t.k, c=t.c,
         pack_w=pack_w, w_panel=w_panel, w_step=MR * len(live),
         w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel, panels=panels, panel_block=panel_block,
-        x_size=t.images * t.groups * t.c * h * w, h=h, w=x_row, stride_h=t.stride[0], stride_w=t.stride[1],
+        x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=t.stride[0], stride_w=t.stride[1],
         source=source, x_plane=x_plane, phase_plane=planes.phase_plane,
         top=planes.top, rows=planes.rows, width=planes.width, pitch=pitch, lead=planes.lead,
-        p=p, q=q, vectors=vectors, row_vectors=row_vectors, tail=tail,
+        p=rows, q=q, image_rows=p, x_image=t.groups * t.c * x_plane,
+        vectors=vectors, row_vectors=row_vectors, tail=tail,
         y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
         fan=t.fan, y_width=t.width,
         w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=sums_size + copies + LANES, sums_size=sums_size,

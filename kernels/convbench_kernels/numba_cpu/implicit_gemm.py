@@ -31,7 +31,7 @@ Versions
   9  tiles copied straight from x for all kernels: 3 x 3 stride 2 from 0.9 to 1.0 - 2.3 of oneDNN's speed, dilated from
      0.7 to 1.1; a product a tap (numba.taps) was not needed any more
  10  last few pixels as dot products: 1 x 1 at 7 x 7 from 0.95 to 1.3
- 11  small maps of a batch in one row of pixels where weights are transposed, which leaves no dot products: 1.1 to 1.3
+ 11  small maps of a batch cut into tiles as one: weights are read once for all of them
 """
 
 from __future__ import annotations
@@ -143,6 +143,12 @@ def _put_run(tile, at, count, y, yi, q, g):
         unpack_row(tile, at + f * MR * ROW, (width - f + g.fan - 1) // g.fan, y, yi + f, g.fan)
 
 
+@inline_kernel
+def _row_of_y(p, g):
+    """Offset of an output row in y; rows are counted over the images where these are joined."""
+    return p // g.image_rows * g.y_image + p % g.image_rows * g.y_row
+
+
 @kernel
 def _write(tile, at, y, yi, rows, first, vectors, g):
     """The valid pixels of a tile in memory: vectors first, first + 1, ... of `rows` filters."""
@@ -158,7 +164,7 @@ def _write(tile, at, y, yi, rows, first, vectors, g):
         lo, hi = max(begin, p * g.pitch), min(end, p * g.pitch + g.q)
         if lo < hi:
             q = lo - p * g.pitch
-            target = yi + p * g.y_row + q * g.y_step
+            target = yi + _row_of_y(p, g) + q * g.y_step
             for m in range(rows):
                 _put_run(tile, at + m * ROW + lo - begin, hi - lo, y, target + m * g.y_plane, q, g)
 
@@ -179,6 +185,10 @@ def _live_taps(taps, first, vectors, g, live):
         begin, end = first // g.row_vectors, (first + vectors - 1) // g.row_vectors + 1
     else:
         begin, end = first * LANES // g.pitch, ((first + vectors) * LANES - 1) // g.pitch + 1
+        before = begin // g.image_rows * g.image_rows
+        begin, end = begin - before, end - before
+        if end > g.image_rows and g.image_rows < g.p:  # more than one image
+            begin, end = 0, g.image_rows
     count, changed = 0, False
     for i in range(taps.shape[0]):
         if taps[i, FIRST_ROW] < end and taps[i, LAST_ROW] > begin:
@@ -229,12 +239,13 @@ def _find_places(taps, live, count, runs, run_count, g, places):
         from_row, to_row = taps[tap, FIRST_ROW], taps[tap, LAST_ROW]
         from_column, to_column = taps[tap, FIRST_COLUMN], taps[tap, LAST_COLUMN]
         for r in range(run_count):
-            p, q, pixels = runs[r, 1], runs[r, 2], runs[r, 3]
+            image, p, q, pixels = runs[r, 1] // g.image_rows, runs[r, 1] % g.image_rows, runs[r, 2], runs[r, 3]
             lo, hi = max(0, from_column - q), min(pixels, to_column - q)
             if p < from_row or p >= to_row:
                 hi = 0
             at = i * run_count + r
-            places[at, 0] = (p * g.stride_h + taps[tap, EH]) * g.w + q * g.stride_w + taps[tap, EW]
+            row = image * g.x_image + (p * g.stride_h + taps[tap, EH]) * g.w
+            places[at, 0] = row + q * g.stride_w + taps[tap, EW]
             places[at, 1], places[at, 2], places[at, 3] = lo, hi, lo == 0 and hi == pixels
 
 
@@ -336,7 +347,8 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
     """Slice n of the sums of one tile, for panels [panel, panel + panels) of filters."""
     pitch = g.row_vectors * LANES if g.row_vectors else g.pitch
     p, q = first * LANES // pitch, first * LANES % pitch
-    gapless = pitch == g.q == g.y_row and (first + vectors) * LANES <= g.p * g.q
+    image_end = (p // g.image_rows + 1) * g.image_rows * g.q
+    gapless = pitch == g.q == g.y_row and (first + vectors) * LANES <= image_end
     direct = g.fan == 1 and g.y_step == 1 and (gapless or q + vectors * LANES <= g.q)
     for i in range(panel, panel + panels):
         rows = min(MR, g.k - i * MR)
@@ -347,7 +359,7 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
             lo, hi = share(begins[f + 1] - begins[f], n, slices)
             source = xi + (done - begins[f] - lo) * ROW if copied else xi
             done += hi - lo
-            out, at, row = (y, target + p * g.y_row + q, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
+            out, at, row = (y, target + _row_of_y(p, g) + q, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
             _panel(vectors, w, a, x, source, d1, d2, steps, begins[f] + lo, begins[f] + hi, start, b, out, at, row, n,
                    g)  # fmt: skip
         if n == slices - 1 and not whole:
