@@ -178,7 +178,8 @@ class Plan:
 
 
 PACKED_BYTES = 4 << 20  # packed images of one block: stays in the last cache
-SCATTERED = 4  # as Isa.in_place, where a filter's weights do not lie side by side and outgrow L2
+SCATTERED = 16  # as Isa.in_place, where a filter's weights do not lie side by side and outgrow L2
+PHASED = 512  # as Isa.longest, where phases are computed together: more tiles for each read of the weights
 SHARED = 4  # panels that must share a copy of a tile's pixels
 JOINED = 400  # pixels of a map up to which a batch's maps are cut into tiles as one
 TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
@@ -266,7 +267,7 @@ def _reads_weights_in_place(t: Taps, vectors: int, terms: int) -> bool:
     if t.w_channel < t.w_row:  # a filter's weights lie side by side
         return vectors <= NR * ISA.in_place
     size = 4 * t.groups * t.k * terms
-    return size <= ISA.cache_block or (vectors <= NR * SCATTERED and size <= 4 * ISA.cache_block)
+    return size <= ISA.cache_block or vectors <= NR * SCATTERED
 
 
 def plan(t: Taps, may_copy: bool = True) -> Plan:
@@ -308,7 +309,8 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     w_panel = MR * terms
     block = max(1, min(images, PACKED_BYTES // (4 * t.groups * t.c * x_plane))) if source == PLANES else images
 
-    slice_ = min(max(1, terms), ISA.longest) if source == COPIED else max(1, terms)
+    longest = ISA.longest if t.fan == 1 else min(ISA.longest, PHASED)
+    slice_ = min(max(1, terms), longest) if source == COPIED else max(1, terms)
     tile = (slice_ + t.fan) * NR * LANES
     together = max(1, ISA.cache_block // (4 * tile) if source == COPIED else TOGETHER)
     together = -(-tiles // max(1, -(-tiles // together)))  # groups of the same size

@@ -31,7 +31,8 @@ Versions
   9  tiles copied straight from x for all kernels: 3 x 3 stride 2 from 0.9 to 1.0 - 2.3 of oneDNN's speed, dilated from
      0.7 to 1.1; a product a tap (numba.taps) was not needed any more
  10  last few pixels as dot products: 1 x 1 at 7 x 7 from 0.95 to 1.3
- 11  small maps of a batch cut into tiles as one: weights are read once for all of them
+ 11  transposed weights prefetched: read in place for small maps, 0.7 to 1.2 of oneDNN's speed for 512 channels at 7 x 7
+ 12  small maps of a batch cut into tiles as one: weights are read once for all of them
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 ROW = NR * LANES  # of a tile spilled to memory
 ZERO = np.float32(0.0)
 NOTHING = np.zeros(MR, np.float32)  # in place of a bias
+AHEAD = 48  # terms whose weights are prefetched where they are read in place: a page or more apart where transposed
 CHANNELS = 16  # copied at a time: few pages, and a tap's place is looked up once for them
 
 
@@ -122,6 +124,7 @@ def _packed(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, a
 def _in_place(w, wi, row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
     t = tile_rows(MR, apart, bias, k)
     for i in range(begin, end):
+        prefetch(w, wi + steps[i + AHEAD, 1] + i % MR * row)
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
     _put(t, out, at, out_row, added)
 
@@ -371,7 +374,7 @@ def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threa
     """One thread's share of a block of images."""
     g = record(Geometry, g_at)
     live = np.full(taps.shape[0] + 1, -1)
-    steps, begins = np.empty((g.c * taps.shape[0] + 1, 2), np.int64), np.zeros(g.fan + 1, np.int64)
+    steps, begins = np.zeros((g.c * taps.shape[0] + AHEAD, 2), np.int64), np.zeros(g.fan + 1, np.int64)
     copied_steps = np.empty_like(steps)
     runs, places = np.empty((ROW, 4), np.int64), np.empty((taps.shape[0] * ROW, 4), np.int64)
     _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins, runs, places, g_at, first_image,
