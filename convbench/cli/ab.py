@@ -66,16 +66,18 @@ def command(
     """
     if resume:
         common.refuse_options(resume, "time_limit")
-        folder, (header, pairs) = resume, _journal(resume).read()
-        common.err().print(f"{folder}: {len(pairs)} pairs are taken, going on", style="dim")
+        log = _journal(resume)
+        log.lock()
+        header, pairs = log.read()
+        common.err().print(f"{resume}: {len(pairs)} pairs are taken, going on", style="dim")
     else:
         if base is None or head is None:
             raise InputError("give BASE and HEAD, for example: convbench ab main HEAD; or --resume DIR")
-        folder, pairs = out or Path("reports") / "ab" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}", []
+        log, pairs = _journal(out or Path("reports") / "ab" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"), []
         options: dict[str, Any] = {"rules": gate.rules(floor, alpha), "seed": seed, "sources": source,
                                    "accepted": accept, "controls": control, "slowdown": inject or 0.0}  # fmt: skip
-        header = _begin(base, head, selection, folder, threads, options)
-    return _go(header, pairs, folder, time_limit, as_json)
+        header = _begin(base, head, selection, log, threads, options)
+    return _go(header, pairs, log, time_limit, as_json)
 
 
 def _journal(folder: Path) -> Log[Header, Pair]:
@@ -85,7 +87,7 @@ def _journal(folder: Path) -> Log[Header, Pair]:
 
 
 def _begin(
-    base: str, head: str, selection: Selection, folder: Path, threads: int | None, options: dict[str, Any]
+    base: str, head: str, selection: Selection, log: Log[Header, Pair], threads: int | None, options: dict[str, Any]
 ) -> Header:
     from convbench.gate.driver import begin
     from convbench.gate.sides import resolve
@@ -94,17 +96,20 @@ def _begin(
     threads = checked_threads(threads)
     before, after = resolve(base, options["sources"]), resolve(head, options["sources"])
     common.err().print(f"Verifying {before.name} and {after.name} ...", style="dim")
-    header = begin(before, after, selection, folder, threads=threads, **options)
-    _journal(folder).start(header)
+    with common.interrupts():  # a termination ends the process that verifies, too
+        header = begin(before, after, selection, log.path.parent, threads=threads, **options)
+    log.start(header)
+    log.lock()
     return header
 
 
-def _go(header: Header, pairs: list[Pair], folder: Path, time_limit: float, as_json: bool) -> int:
+def _go(header: Header, pairs: list[Pair], log: Log[Header, Pair], time_limit: float, as_json: bool) -> int:
     from convbench.gate.driver import go, outcome
 
+    folder = log.path.parent
     try:
         with common.interrupts():
-            finished = go(header, pairs, _journal(folder), time_limit, _tell)
+            finished = go(header, pairs, log, time_limit, _tell)
     except KeyboardInterrupt:
         common.err().print(f"interrupted: {len(pairs)} pairs are kept; go on with `convbench ab --resume {folder}`")
         return EXIT_INTERRUPTED

@@ -1,9 +1,14 @@
 """convbench ab from the command line: real processes for one pair, then the journal; and bad input."""
 
 import json
+import os
+import signal
 import sys
+import time
+from threading import Thread
 
 import msgspec
+import psutil
 import pytest
 
 from convbench.cli.main import run as convbench
@@ -59,6 +64,10 @@ def test_a_pair_of_real_processes_and_going_on_from_the_journal(tmp_path, suite,
     assert "pass: 1 SAME of 1 cells" in capsys.readouterr().out
     assert json.loads((out / "ab.json").read_bytes())["verdict"] == "pass"
 
+    log.lock()  # as another process that goes on with it
+    assert convbench(["ab", "--resume", str(out)]) == 2
+    assert f"{out}: a run is going on there; wait for its end" in capsys.readouterr().err
+
 
 def test_an_interrupt_keeps_the_pairs_and_says_how_to_go_on(tmp_path, suite, capsys, monkeypatch):
     def interrupted(*_):
@@ -68,6 +77,23 @@ def test_an_interrupt_keeps_the_pairs_and_says_how_to_go_on(tmp_path, suite, cap
     monkeypatch.setattr("convbench.gate.driver.go", interrupted)
     assert convbench(["ab", "torch.aten", "torch.unfold", suite, "--out", str(tmp_path / "gate")]) == 130
     assert f"0 pairs are kept; go on with `convbench ab --resume {tmp_path / 'gate'}`" in capsys.readouterr().err
+
+
+def test_a_termination_ends_the_side_that_is_being_verified(tmp_path, suite, capfd):
+    def stop():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        started.extend(psutil.Process().children())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    (tmp_path / "python").write_text(f"#!/bin/sh\ntouch {tmp_path / 'begun'}\nexec sleep 60\n")
+    (tmp_path / "python").chmod(0o755)
+    python, started = str(tmp_path / "python"), []
+    Thread(target=stop, daemon=True).start()
+    assert convbench(["ab", python, python, suite, "--out", str(tmp_path / "gate")]) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "convbench: interrupted"
+    assert len(started) == 1
+    assert not started[0].is_running()
 
 
 @pytest.mark.parametrize(
