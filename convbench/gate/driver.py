@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,16 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK, InputError
+from convbench.errors import InputError
 from convbench.gate import facts, procedure
 from convbench.gate.facts import Cell, Change, Facts
 from convbench.gate.outcome import Outcome, findings
-from convbench.gate.pairs import GateError, last_line, take
+from convbench.gate.pairs import GateError, take
 from convbench.gate.procedure import ARMS, Pair, Step
 from convbench.gate.request import Request, Timed
 from convbench.gate.sides import Side, resolve, same_kind
 from convbench.gate.verdicts import Rules
+from convbench.gate.verification import verified
 from convbench.journal import Log
 from convbench.plan import Selection, select_cases
 from convbench.results import SCHEMA_VERSION
@@ -77,7 +77,7 @@ def begin(
     """Verify both sides and compare their facts; what both compute rightly will be timed."""
     same_kind(base, head)
     suites = _write_suites(selection, folder)
-    known = {side.identity: _facts(side, selection, suites, threads, seed, folder) for side in (base, head)}
+    known = verified((base, head), selection, suites, threads, seed, folder)
     before, after = known[base.identity], known[head.identity]
     if base.kind == "implementation":
         before, after = (_renamed(found, f"{base.name}{VERSUS}{head.name}") for found in (before, after))
@@ -123,31 +123,6 @@ def _write_suites(selection: Selection, folder: Path) -> list[Path]:
 
 def _cases(selection: Selection) -> list[Any]:
     return select_cases(selection, DEFAULT_SUITE, "forward", ["cpu"])
-
-
-def _facts(side: Side, selection: Selection, suites: list[Path], threads: int, seed: int, folder: Path) -> Facts:
-    """What `convbench verify` of that side says, all of it the side's own code. Raises GateError where it cannot."""
-    wanted = (side.implementation,) if side.implementation else selection.implementations
-    options = {"suite": suites, "impl": wanted, "device": selection.devices, "dtype": selection.dtypes,
-               "pass": selection.expanded_passes("forward"), "threads": [threads], "seed": [seed]}  # fmt: skip
-    words = [f"--{name}={value}" for name, values in options.items() for value in values]
-    log = folder / "verify.log"
-    with log.open("wb") as messages:
-        done = subprocess.run(
-            [side.python, "-P", "-m", "convbench.cli.main", "verify", "--json", *words],
-            stdout=subprocess.PIPE, stderr=messages, stdin=subprocess.DEVNULL, env=side.environment(),
-        )  # fmt: skip
-    if done.returncode not in (EXIT_OK, EXIT_CHECK_FAILED):
-        raise GateError(f"{side.name}: convbench verify ended with {done.returncode}: {last_line(log)}")
-    try:
-        rows = msgspec.json.decode(done.stdout)["rows"]
-    except (msgspec.DecodeError, KeyError):
-        raise GateError(f"{side.name}: convbench verify printed no document: {last_line(log)}; see {log}") from None
-    return dict(facts.facts(row) for row in rows if _asked_for(row["implementation"], wanted))
-
-
-def _asked_for(implementation: str, wanted: Sequence[str]) -> bool:
-    return not wanted or implementation in wanted or implementation.split(".")[0] in wanted
 
 
 def _renamed(found: Facts, implementation: str) -> dict[Cell, Any]:

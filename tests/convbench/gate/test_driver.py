@@ -41,10 +41,13 @@ def verified(monkeypatch):
     """verified(name=rows): what each side's verification will say."""
 
     def make(**said):
-        def facts(side, *_):
-            return dict(driver.facts.facts(row) for row in said[side.name.replace(".", "_")])
+        def facts(sides, *_):
+            return {
+                side.identity: dict(driver.facts.facts(row) for row in said[side.name.replace(".", "_")])
+                for side in sides
+            }
 
-        monkeypatch.setattr(driver, "_facts", facts)
+        monkeypatch.setattr(driver, "verified", facts)
 
     return make
 
