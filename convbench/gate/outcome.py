@@ -20,7 +20,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """One cell. Ratios are time of head / time of base, above 1 is slower; None where they are unknown.
 
     allowed  ratio that a slow-down must exceed: 1 + the floor, or the cell's own noise where that is larger
-    null     ratio of base against base
+    null     ratio of a side against itself
     """
 
     cell: Cell

@@ -12,7 +12,7 @@ import msgspec
 from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK
 from convbench.gate import facts
 from convbench.gate.facts import Facts
-from convbench.gate.pairs import GateError, last_line
+from convbench.gate.quartets import GateError, last_line
 from convbench.gate.sides import Side
 from convbench.plan import Selection
 
