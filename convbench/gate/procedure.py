@@ -1,14 +1,14 @@
 """Which processes to start next, and what those before prove: functions of the journal alone, so a resumed gate decides
 alike.
 
-Four fresh processes are alive together, two of base and two of head: two pairs, whose ratios are the data, and each
-side against itself, the null. Four processes give two values of both; a pair with a null of its own gives one for three.
+Four fresh processes are alive together, two of base and two of head. They make two pairs, whose ratios are the data,
+and show each side against itself, the null: as much as six would, were each pair given a null of its own.
 
-Screen: 2 such quartets of every cell, 3 of those then open, up to 5 where only the width of an interval keeps them open.
-What is still open is confirmed on new quartets. The exact test looks at them twice: as soon as it can speak at all on so
-many cells, and again with a few to spare. Each look has its share of alpha, so that whatever the first decides, the sum
-bounds the gate's error (Bonferroni); a cell decided then is not timed again. Disturbed quartets are dropped whole, by
-limits set before, and taken again; when the machine disturbs too many, the gate gives up.
+Screen: 2 such quartets of every cell, 3 of those then open, up to 5 where only an interval's width keeps them open.
+What is still open is confirmed on new quartets. The exact test looks at them twice: as soon as it can speak at all on
+so many cells, and again with a few to spare. Each look has its share of alpha, so that whatever the first decides,
+their sum bounds the gate's error (Bonferroni); a cell decided then is not timed again. Disturbed quartets are dropped
+whole, by limits set before, and taken again; when the machine disturbs too many, the gate gives up.
 """
 
 from __future__ import annotations
