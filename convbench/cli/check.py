@@ -73,7 +73,7 @@ def _save(record: Path, head: Record, baseline: Path, wanted: bool | None) -> st
         raise InputError(f"{baseline}: is not there, and --need-baseline asks for it; correct the name or save one")
     refuse_as_baseline(head, record)
     if wanted is None:
-        refuse_mistyped(baseline, head)
+        refuse_mistyped(baseline, head, record)
     path = baseline if baseline.suffix == ".json" else baseline / "run.json"
     make_folder(path.parent)
     write_atomically(path, to_json(head))

@@ -19,7 +19,7 @@ from convbench.gate.facts import Cell
 from convbench.gate.outcome import Outcome, findings
 from convbench.gate.statistics import NOTHING, Estimate
 from convbench.gate.verdicts import Evidence, Rules, delta
-from convbench.records import read_one
+from convbench.records import find, read_one
 from convbench.results import Record, RecordedRow, row_values
 
 # Standard deviation of a log speed-up between runs of the same code on the same machine, beyond what its interval says.
@@ -65,16 +65,16 @@ def refuse_as_baseline(head: Record, path: Path) -> None:
         )
 
 
-def refuse_mistyped(baseline: Path, head: Record) -> None:
+def refuse_mistyped(baseline: Path, head: Record, record: Path) -> None:
     """Raises InputError where there is no baseline, but beside it one of a similar name that head can be held against.
 
-    A gate whose baseline is mistyped passes for ever.
+    A gate whose baseline is mistyped passes for ever. record: the path of head.
     """
     folder = baseline.absolute().parent
     if not folder.is_dir():
         raise InputError(f"{baseline}: there is no folder {folder}; correct the name, or make it for a first baseline")
     for name in get_close_matches(baseline.name, os.listdir(folder)):
-        if _is_baseline_of(head, folder / name):
+        if _is_baseline_of(head, folder / name) and not _same(folder / name, record):
             raise InputError(
                 f"{baseline}: is not there, but {name} is, of the same machine and layers; correct the name, "
                 "or add --save-baseline to keep one under both"
@@ -86,8 +86,12 @@ def _is_baseline_of(head: Record, path: Path) -> bool:
         base = read_one(path)
     except InputError:
         return False
-    others = base.run_id != head.run_id and _conditions(base) == _conditions(head)
-    return others and bool(_comparable(base) & _comparable(head))
+    return _conditions(base) == _conditions(head) and bool(_comparable(base) & _comparable(head))
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether both are one record, by whatever path."""
+    return bool({path.resolve() for path in find(a)} & {path.resolve() for path in find(b)})
 
 
 def _comparable(record: Record) -> set[Cell]:

@@ -137,8 +137,7 @@ def test_ci_sees_that_nothing_was_compared(first, tmp_path, monkeypatch, capsys)
 
 
 def test_a_mistyped_baseline_does_not_pass(first, tmp_path, capsys):
-    earlier = make_record(rows(), run_id="20251231T000000Z-0000")
-    (tmp_path / "kept" / "this-machine.json").write_bytes(to_json(earlier))
+    (tmp_path / "kept" / "this-machine.json").write_bytes(to_json(make_record(rows())))
     assert first("this-machne.json") == 2
     assert "this-machne.json: is not there, but this-machine.json is" in capsys.readouterr().err
     assert first("../kpet/this-machine.json") == 2
@@ -154,9 +153,10 @@ def test_a_mistyped_baseline_does_not_pass(first, tmp_path, capsys):
     [{"machine": "other-2c"}, {"settings": {"threads": 1}}, {"rows": make_rows(limit=24)[-1:]}, None],
 )
 def test_what_lies_beside_and_is_no_baseline_of_this_record_is_no_obstacle(first, beside, tmp_path):
-    other = make_record(**{"rows": rows(), "run_id": "20251231T000000Z-0000", **(beside or {})})
+    other = make_record(**{"rows": rows(), **(beside or {})})
     (tmp_path / "kept" / "nightly-1.json").write_bytes(to_json(other) if beside else b"{")
     assert first("nightly-2.json") == 0
+    assert first("../heads.json") == 0  # beside head.json, the record itself
 
 
 def test_a_run_without_ratios_is_no_baseline(first, tmp_path, capsys):
