@@ -35,7 +35,7 @@ NULL: Contrast = (("base2", "base1"), ("head2", "head1"))
 SCREEN = (2, 3, 5)
 FIRST_SHARE = 0.4  # of alpha, for the first look
 SPARE_PAIRS = 6  # of the last look, so that a pair or two may go the other way
-FEWEST_DROPPED, SHARE_DROPPED = 3, 0.5  # more disturbed quartets than both, and the gate gives up
+FEWEST_DROPPED, SHARE_DROPPED = 5, 0.5  # more disturbed quartets than both, and the gate gives up
 
 
 class Quartet(Struct, kw_only=True):
