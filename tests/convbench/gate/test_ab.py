@@ -118,6 +118,18 @@ def test_bad_input_is_one_line(words, message, tmp_path, capsys):
     assert message in last
 
 
+def test_both_sides_verify_at_once(tmp_path, suite, capsys):
+    """Each waits until the other has begun."""
+    for name, other in (("one", "two"), ("two", "one")):
+        there = tmp_path / f"{other}.begun"
+        wait = f"for i in 1 2 3 4 5 6 7 8 9 10; do [ -e {there} ] || sleep 1; done; [ -e {there} ] || exit 9"
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch $0.begun\n{wait}\necho '{{\"rows\": []}}'\n")
+        (tmp_path / name).chmod(0o755)
+    words = ["ab", str(tmp_path / "one"), str(tmp_path / "two"), suite, "--out", str(tmp_path / "gate")]
+    assert convbench(words) == 2
+    assert "nothing that both" in capsys.readouterr().err
+
+
 def test_an_environment_without_convbench_is_named(tmp_path, suite, capsys):
     (tmp_path / "python").write_text("#!/bin/sh\necho 'No module named convbench' >&2\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
