@@ -3,7 +3,7 @@
     python benchmarks/gate_simulation.py [--gates 500] [--cells 4 40] [--floor 10%]
 
 A process's time is its cell's, times what its memory layout does to it (log-normal), times what a disturbance that no
-limit noticed does (one process in twenty is slower by up to a quarter); the pair's common drift cancels in the ratio.
+limit noticed does (one process in twenty is slower by up to a quarter); what four processes share cancels in ratios.
 Prints how often a gate without any change is accused or left open, and how often a slow-down of one cell is found.
 """
 
@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 
 from convbench.cli.common import Fraction, out, table
-from convbench.gate.procedure import ARMS, Pair, evidence, next_step
+from convbench.gate.procedure import ARMS, Quartet, evidence, next_step
 from convbench.gate.verdicts import Rules, judge
 
 LAYOUTS = (0.005, 0.01, 0.02, 0.04)  # standard deviation of a process's log time
@@ -23,40 +23,40 @@ SLOWDOWNS = (0.0, 0.05, 0.10, 0.20, 0.40)
 DISTURBED, DISTURBANCE = 0.05, 0.25
 
 
-def pair(number: int, phase: str, cells: tuple[str, ...], layout: float, slowdown: float,
-         random: np.random.Generator) -> Pair:  # fmt: skip
-    """One invented pair; the first cell of head is slowed down."""
+def quartet(number: int, phase: str, cells: tuple[str, ...], layout: float, slowdown: float,
+         random: np.random.Generator) -> Quartet:  # fmt: skip
+    """One invented quartet; the first cell of head is slowed down."""
     samples = {}
     for arm in ARMS:
         noise = random.normal(0, layout, len(cells)) + np.log1p(
             (random.random(len(cells)) < DISTURBED) * random.uniform(0, DISTURBANCE, len(cells))
         )
-        noise += np.log1p(slowdown) * np.array([arm == "head" and cell == "cell 0" for cell in cells])
+        noise += np.log1p(slowdown) * np.array([arm.startswith("head") and cell == "cell 0" for cell in cells])
         samples[arm] = {cell: [value] for cell, value in zip(cells, np.exp(noise).tolist(), strict=True)}
-    return Pair(number=number, phase=phase, samples_s=samples)  # type: ignore[arg-type]
+    return Quartet(number=number, phase=phase, samples_s=samples)  # type: ignore[arg-type]
 
 
 def gate(cells: list[str], rules: Rules, layout: float, slowdown: float, random: np.random.Generator) -> tuple:
-    """Verdicts of one invented gate, and how many pairs it took."""
-    pairs: list[Pair] = []
-    while step := next_step(cells, rules, pairs):
-        pairs.append(pair(len(pairs), step.phase, step.cells, layout, slowdown, random))
-    return [verdict for verdict, _ in judge(evidence(cells, rules, pairs), rules)], len(pairs)
+    """Verdicts of one invented gate, and how many quartets it took."""
+    taken: list[Quartet] = []
+    while step := next_step(cells, rules, taken):
+        taken.append(quartet(len(taken), step.phase, step.cells, layout, slowdown, random))
+    return [verdict for verdict, _ in judge(evidence(cells, rules, taken), rules)], len(taken)
 
 
 def line(gates: int, cells: int, rules: Rules, layout: float, slowdown: float) -> list:
     random = np.random.default_rng(0)
-    names, found, pairs = [f"cell {i}" for i in range(cells)], Counter[str](), 0
+    names, found, quartets = [f"cell {i}" for i in range(cells)], Counter[str](), 0
     for _ in range(gates):
         verdicts, taken = gate(names, rules, layout, slowdown, random)
         innocent = verdicts[1:] if slowdown else verdicts
         found["accused"] += "SLOWER" in innocent
         found["open"] += "INCONCLUSIVE" in verdicts
         found[verdicts[0]] += 1
-        pairs += taken
+        quartets += taken
     share = {name: f"{count / gates:.1%}" for name, count in found.items()}
     return [cells, f"{layout:.1%}", f"{slowdown:.0%}", share["accused"], share["open"], share.get("SLOWER", "0.0%"),
-            share.get("SAME", "0.0%"), f"{pairs / gates:.1f}"]  # fmt: skip
+            share.get("SAME", "0.0%"), f"{quartets / gates:.1f}"]  # fmt: skip
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     rules = Rules(floor=Fraction().convert(options.floor, None, None))
     columns = ["cells", "noise", "slow-down of one cell", "innocent accused", "anything inconclusive", "cell SLOWER",
-               "cell SAME", "pairs"]  # fmt: skip
+               "cell SAME", "quartets"]  # fmt: skip
     rows = [
         line(options.gates, cells, rules, layout, slowdown)
         for cells in options.cells for layout in LAYOUTS for slowdown in SLOWDOWNS

@@ -3,9 +3,10 @@
     python benchmarks/gate_study.py [--out reports/gate] [--identical 60] [--slowed 20] [--floor 10%] [--minutes 30]
 
 Each gate is a run of the command itself on HEAD and on a second commit of the same files, so that the two sides lie in
-different folders. Conditions come in random order. Every finished gate is in study.jsonl; the command goes on where it
-was stopped (--minutes stops it). At the end, and on every call, it writes README.md with the rates and their exact 95%
-intervals. Use a machine that does nothing else.
+different folders. Conditions come in random order. Every gate is in study.jsonl, and README.md with the rates and their
+exact 95% intervals is written after each. The command goes on where it was stopped: --minutes starts no gate that would
+not end in time, an interrupt ends the gate that is running. A gate that cannot be run is named and taken again by the
+next call; several in a row end the study. Use a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from convbench.cli.common import Fraction, err
+from convbench.cli.common import Fraction, err, interrupts
 from convbench.journal import Log, write_atomically
 from convbench.machine.environment import detect
 
@@ -34,6 +35,7 @@ SLOWDOWNS = (0.05, 0.10, 0.20)
 SUITE = Path(__file__).with_suffix(".toml")
 IMPLEMENTATIONS = ("torch.aten", "numba.auto")
 OUTCOMES = {1: "regressed", 0: "pass", 3: "inconclusive"}
+MOST_FAILED = 3  # gates in a row that could not be run
 
 
 class Plan(Struct):
@@ -46,15 +48,16 @@ class Plan(Struct):
 
 
 class Gate(Struct):
-    """One finished gate."""
+    """One gate; where it could not be run, the reason and nothing else."""
 
     number: int
     slowdown: float
     exit_code: int
     seconds: float
-    pairs: int
-    dropped: int
-    cells: list[dict[str, Any]]
+    rounds: int = 0
+    dropped: int = 0
+    cells: list[dict[str, Any]] = []
+    failure: str = ""
 
 
 def plan(identical: int, slowed: int, floor: float) -> Plan:
@@ -76,22 +79,33 @@ def twin(revision: str) -> str:
 
 
 def gate(number: int, slowdown: float, revision: str, floor: float) -> Gate:
-    """Run the command; raises CalledProcessError where it neither passes, fails nor hesitates."""
+    """Run the command once."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["ab", revision, twin(revision), str(SUITE), *(f"--impl={name}" for name in IMPLEMENTATIONS),
                  f"--floor={floor}", f"--seed={number}", f"--out={folder}/gate", "--json"]  # fmt: skip
         words += [f"--inject={slowdown}"] if slowdown else []
         begun = monotonic()
-        done = subprocess.run([sys.executable, "-m", "convbench.cli.main", *words], capture_output=True, text=True)
-        if done.returncode not in OUTCOMES:
-            raise SystemExit(f"gate {number}: {done.stderr.strip().splitlines()[-1]}")
-        pairs = [json.loads(line) for line in (Path(folder) / "gate/gate.jsonl").read_text().splitlines()[1:]]
-    rows = json.loads(done.stdout)["rows"]
+        code, out, messages = run([sys.executable, "-m", "convbench.cli.main", *words])
+        done = Gate(number, slowdown, code, monotonic() - begun)
+        if code not in OUTCOMES:
+            done.failure = next(iter(messages.strip().splitlines()[-1:]), f"exit code {code}")
+            return done
+        rounds = [json.loads(line) for line in (Path(folder) / "gate/gate.jsonl").read_text().splitlines()[1:]]
     kept = ("case", "implementation", "verdict", "reason", "ratio", "ratio_low", "ratio_high", "null", "base_s")
-    return Gate(
-        number, slowdown, done.returncode, monotonic() - begun, len(pairs), sum(bool(p["disturbed"]) for p in pairs),
-        [{name: row[name] for name in kept} for row in rows],
-    )  # fmt: skip
+    done.rounds, done.dropped = len(rounds), sum(bool(taken["disturbed"]) for taken in rounds)
+    done.cells = [{name: row[name] for name in kept} for row in json.loads(out)["rows"]]
+    return done
+
+
+def run(words: list[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; ended where this process is interrupted."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, messages = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    return process.returncode, out, messages
 
 
 # Report -----------------------------------------------------------------------------------------
@@ -113,7 +127,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def gate_line(slowdown: float, gates: Sequence[Gate]) -> list[Any]:
     codes = Counter(gate.exit_code for gate in gates)
     return [f"{slowdown:.0%}", *(rate(codes[code], len(gates)) for code in OUTCOMES),
-            f"{median(gate.pairs for gate in gates):.0f}", sum(gate.dropped for gate in gates),
+            f"{median(gate.rounds for gate in gates):.0f}", sum(gate.dropped for gate in gates),
             f"{median(gate.seconds for gate in gates):.0f} s"]  # fmt: skip
 
 
@@ -133,7 +147,7 @@ def cell_lines(slowdown: float, gates: Sequence[Gate]) -> list[list[Any]]:
 def report(header: Plan, gates: Sequence[Gate]) -> str:
     by_slowdown = {s: [g for g in gates if g.slowdown == s] for s in (0.0, *SLOWDOWNS)}
     by_slowdown = {s: found for s, found in by_slowdown.items() if found}
-    rates = table(["slow-down", *OUTCOMES.values(), "pairs", "dropped", "time"],
+    rates = table(["slow-down", *OUTCOMES.values(), "rounds", "dropped", "time"],
                   [gate_line(s, found) for s, found in by_slowdown.items()])  # fmt: skip
     cells = table(["slow-down", "cell", "time", "SLOWER", "SAME", "INCONCLUSIVE", "FASTER", "change seen"],
                   [line for s, found in by_slowdown.items() for line in cell_lines(s, found)])  # fmt: skip
@@ -141,8 +155,8 @@ def report(header: Plan, gates: Sequence[Gate]) -> str:
 
 `python benchmarks/gate_study.py` ran `convbench ab` {len(gates)} times on {header.machine}: a revision against another
 commit of the same files, floor {header.floor:.0%}, every call of head slowed down by the share in the first column
-(0% is no change: "regressed" is a false alarm). Rates have exact 95% intervals; pairs and time are medians of a gate.
-All finished gates are in `study.jsonl`.
+(0% is no change: "regressed" is a false alarm). Rates have exact 95% intervals; rounds and time are medians of a gate.
+All gates are in `study.jsonl`.
 
 {rates}
 
@@ -151,6 +165,31 @@ threads fall asleep, so a short call is slowed down by more than asked for):
 
 {cells}
 """
+
+
+def study(log: Log[Plan, Gate], minutes: float) -> bool:
+    """Gates that are left, while there is time; whether none is."""
+    header, tried = log.read()
+    if subprocess.run(["git", "diff", "--quiet", header.revision, "--", "convbench", "kernels"]).returncode:
+        raise SystemExit(f"{log.path}: began with {header.revision[:10]}, and the code has changed: use another --out")
+    gates, begun, failed = [gate for gate in tried if not gate.failure], monotonic(), 0
+    for number, slowdown in enumerate(header.slowdowns):
+        if number in {gate.number for gate in gates}:
+            continue
+        usual_s = median(gate.seconds for gate in gates) if gates else 0.0
+        if failed == MOST_FAILED or monotonic() - begun + usual_s > minutes * 60:
+            break
+        done = gate(number, slowdown, header.revision, header.floor)
+        log.append(done)
+        failed = failed + 1 if done.failure else 0
+        gates += [] if done.failure else [done]
+        what = done.failure or OUTCOMES[done.exit_code]
+        err().print(
+            f"{len(gates)}/{len(header.slowdowns)}: slowed by {slowdown:.0%}: {what} after {done.seconds:.0f} s"
+        )
+        if gates:
+            write_atomically(log.path.with_name("README.md"), report(header, gates).encode())
+    return len(gates) == len(header.slowdowns)
 
 
 def main() -> None:
@@ -165,19 +204,15 @@ def main() -> None:
     if not log.path.exists():
         floor = Fraction().convert(options.floor, None, None)
         log.start(plan(options.identical, options.slowed, floor))
-    header, gates = log.read()
-    begun = monotonic()
-    for number in range(len(gates), len(header.slowdowns)):
-        if monotonic() - begun > options.minutes * 60:
-            break
-        gates.append(gate(number, header.slowdowns[number], header.revision, header.floor))
-        log.append(gates[-1])
-        done = f"{number + 1}/{len(header.slowdowns)}"
-        code = OUTCOMES[gates[-1].exit_code]
-        err().print(f"{done}: slowed by {gates[-1].slowdown:.0%}: {code} after {gates[-1].seconds:.0f} s")
-    if gates:
-        write_atomically(options.out / "README.md", report(header, gates).encode())
-        err().print(str(options.out / "README.md"))
+    log.lock()
+    try:
+        with interrupts():
+            finished = study(log, options.minutes)
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        err().print("not finished: call it again to go on")
+    sys.exit(not finished)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
 from convbench.journal import JOURNAL, make_folder
 
 if TYPE_CHECKING:
+    import psutil
     import submitit
 
 Command = Callable[[Path], list[str]]
@@ -21,6 +25,7 @@ Command = Callable[[Path], list[str]]
 LOCAL = "local"  # the place that is this machine
 LOGS = "jobs"  # submitit's own files, in the folder of all results
 LAST_WORDS_S = 5  # a job that runs out of time is told so much before it is killed
+STOPPING_S = 30  # a local job that is cancelled has so long to write what it has
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def needed() -> None:
 
 
 def fan_out(command: Command, places: Sequence[str], folder: Path, minutes: float,
-            tell: Callable[[str], None]) -> Iterator[Ended]:  # fmt: skip
+            tell: Callable[[str], None]) -> Generator[Ended, None, None]:  # fmt: skip
     """Run a command once on each place, and say how each ended, in the order of places.
 
     command   FOLDER/PLACE -> the command line that writes its results there
@@ -65,12 +70,55 @@ def fan_out(command: Command, places: Sequence[str], folder: Path, minutes: floa
         for name, out in folders.items():
             if name not in started:
                 tell(f"{name}: running on this machine, log in {folder / LOGS}")
-                started[name] = _submit(LOCAL, command, out, minutes)
+                with _interrupts_kept_from_children():
+                    started[name] = _submit(LOCAL, command, out, minutes)
             yield _ended(name, out, started[name], minutes)
     finally:
-        for job in started.values():
+        for name, job in started.items():
             if not isinstance(job, str) and not job.done():
-                job.cancel(check=False)
+                _cancel(job, command(folders[name]))
+
+
+@contextmanager
+def _interrupts_kept_from_children() -> Iterator[None]:
+    """Ctrl-C, which a terminal sends to every process, is for this one alone: it cancels its jobs itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cancel(job: submitit.Job[int], words: list[str]) -> None:
+    """On this machine the command is told to end, and what is left of its job then is killed."""
+    import psutil
+    import submitit
+
+    if not isinstance(job, submitit.LocalJob):
+        job.cancel(check=False)
+        return
+    with suppress(psutil.NoSuchProcess):
+        controller, until = psutil.Process(int(job.job_id)), monotonic() + STOPPING_S
+        told: set[psutil.Process] = set()
+        try:
+            while not job.done() and monotonic() < until:
+                for process in set(controller.children(recursive=True)) - told:
+                    if _command_of(process) == words:
+                        process.terminate()
+                        told.add(process)
+                sleep(0.1)
+        finally:  # also where the user does not want to wait
+            for process in (controller, *controller.children(recursive=True)):
+                process.kill()
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    import psutil
+
+    try:
+        return process.cmdline()
+    except psutil.Error:  # ended meanwhile
+        return []
 
 
 def _folders(places: Sequence[str], folder: Path) -> dict[str, Path]:

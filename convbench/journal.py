@@ -95,12 +95,15 @@ class Log(Generic[H, E]):
             import fcntl
 
             try:
-                self._lock = self.path.open("rb")
+                self._lock = self.path.open("r+b")  # writable, or NFS refuses the lock
+            except OSError as error:
+                raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
+            try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{self.path.parent}: a run is going on there; wait for its end") from None
-            except OSError as error:
-                raise InputError(f"{self.path}: {error.strerror}; --resume takes the folder of a run") from None
+            except OSError:  # a file system without locks
+                return
 
     def _taken(self) -> OutputError:
         folder = self.path.parent

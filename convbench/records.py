@@ -33,6 +33,9 @@ from convbench.untrusted import check_rows, read_limited
 
 RUN_JSON, RESULTS_CSV = "run.json", "results.csv"
 SUFFIXES = (".json", ".csv")
+# What other commands write, perhaps beside records: nobody means them by naming a folder.
+OTHERS = {f"{name}{s}" for name in ("ab", "check", "compare", "history", "profile", "train") for s in SUFFIXES}
+OTHERS |= {"trace.json", "torch_trace.json"}
 _REQUIRED = {info.encode_name for info in msgspec.structs.fields(RecordedRow) if info.required}
 _TEXTS = {column.name for column in COLUMNS if column.type is str} & _REQUIRED  # these may be empty
 _NUMBERS = {column.name for column in COLUMNS if column.type is float}
@@ -90,10 +93,13 @@ def find(argument: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Candidates below a folder; hidden folders and files are left out, links are not followed."""
+    """Candidates below a folder; hidden folders and files are left out, and OTHERS; links are not followed."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        chosen = [name for name in sorted(names) if name.endswith(SUFFIXES) and not name.startswith(".")]
+        chosen = [
+            name for name in sorted(names)
+            if name.endswith(SUFFIXES) and not name.startswith(".") and name not in OTHERS
+        ]  # fmt: skip
         if RUN_JSON in chosen and RESULTS_CSV in chosen:
             chosen.remove(RESULTS_CSV)  # the same rows, with less
         yield from (path for name in chosen if (path := Path(root, name)).is_file())  # a pipe would be waited for

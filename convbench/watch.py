@@ -48,6 +48,10 @@ def _mode() -> Callable[[Seen], AbstractContextManager[Any]]:
             super().__init__()
             self.seen = seen
 
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # or torch imports its compiler, which takes seconds, to see that it leaves this alone
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
             name = func.__name__.split(".")[0]

@@ -17,14 +17,15 @@ GATE, CANARY = ACTION["runs"]["steps"]
 def step(tmp_path):
     """step(script, code, strict) -> exit code, what it printed, what convbench was told."""
 
-    def run(script, code, strict="false"):
+    def run(script, code, strict="false", **more):
         (tmp_path / "convbench").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\nexit {code}\n')
         (tmp_path / "convbench").chmod(0o755)
         env = {"BASE": "b", "HEAD": "h", "ARGUMENTS": "my.toml --impl mine", "CANARY": "25%", "STRICT": strict,
                "OUT": "o", "GITHUB_OUTPUT": str(tmp_path / "output"),
                "PATH": f"{tmp_path}:{os.environ['PATH']}"}  # fmt: skip
+        (tmp_path / "told").touch()
         words = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]  # as GitHub runs it
-        done = subprocess.run(words, env=env, capture_output=True, text=True)
+        done = subprocess.run(words, env=env | more, cwd=tmp_path, capture_output=True, text=True)
         return done.returncode, done.stdout, (tmp_path / "told").read_text().strip()
 
     return run
@@ -53,6 +54,17 @@ def test_the_canary_fails_where_a_slow_down_is_not_found(step, code, strict, res
     found, printed, told = step(CANARY["run"], code, strict)
     assert (found, told) == (result, "ab h h my.toml --impl mine --inject 25% --out o-canary")
     assert said in printed
+
+
+def test_patterns_are_for_convbench(step):
+    assert step(GATE["run"], 0, ARGUMENTS="--case * --impl mine")[2] == "ab b h --case * --impl mine --out o"
+
+
+@pytest.mark.parametrize("base", ["", "0" * 40])
+def test_an_event_without_a_base_says_what_to_do(step, base):
+    code, printed, told = step(GATE["run"], 0, BASE=base)
+    assert (code, told) == (2, "")
+    assert "set the input base" in printed
 
 
 def test_every_input_reaches_the_steps():

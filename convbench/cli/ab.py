@@ -14,7 +14,7 @@ from convbench.plan import Selection
 
 if TYPE_CHECKING:
     from convbench.gate.driver import Header
-    from convbench.gate.procedure import Pair
+    from convbench.gate.procedure import Quartet
     from convbench.journal import Log
 
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     default=3600,
     show_default=True,
     metavar="SECONDS",
-    help="Stop taking pairs; what is open then is inconclusive.",
+    help="Stop taking rounds; what is open then is inconclusive.",
 )
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
@@ -61,31 +61,33 @@ def command(
     They are two git revisions (. is the working tree), two virtual environments or Python executables, or two
     implementations, and their code is run. Layers are those of SUITE (default: quick).
 
-    Pairs of fresh processes take turns; a slow-down counts when an exact test proves it on new data. Exits with 0 when
-    nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.
+    Rounds of fresh processes, two of each side, take turns; a slow-down counts when an exact test proves it on new
+    data. Exits with 0 when nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.
     """
     if resume:
         common.refuse_options(resume, "time_limit")
-        folder, (header, pairs) = resume, _journal(resume).read()
-        common.err().print(f"{folder}: {len(pairs)} pairs are taken, going on", style="dim")
+        log = _journal(resume)
+        log.lock()
+        header, taken = log.read()
+        common.err().print(f"{resume}: {len(taken)} rounds are taken, going on", style="dim")
     else:
         if base is None or head is None:
             raise InputError("give BASE and HEAD, for example: convbench ab main HEAD; or --resume DIR")
-        folder, pairs = out or Path("reports") / "ab" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}", []
+        log, taken = _journal(out or Path("reports") / "ab" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"), []
         options: dict[str, Any] = {"rules": gate.rules(floor, alpha), "seed": seed, "sources": source,
                                    "accepted": accept, "controls": control, "slowdown": inject or 0.0}  # fmt: skip
-        header = _begin(base, head, selection, folder, threads, options)
-    return _go(header, pairs, folder, time_limit, as_json)
+        header = _begin(base, head, selection, log, threads, options)
+    return _go(header, taken, log, time_limit, as_json)
 
 
-def _journal(folder: Path) -> Log[Header, Pair]:
+def _journal(folder: Path) -> Log[Header, Quartet]:
     from convbench.gate.driver import journal
 
     return journal(folder)
 
 
 def _begin(
-    base: str, head: str, selection: Selection, folder: Path, threads: int | None, options: dict[str, Any]
+    base: str, head: str, selection: Selection, log: Log[Header, Quartet], threads: int | None, options: dict[str, Any]
 ) -> Header:
     from convbench.gate.driver import begin
     from convbench.gate.sides import resolve
@@ -94,29 +96,32 @@ def _begin(
     threads = checked_threads(threads)
     before, after = resolve(base, options["sources"]), resolve(head, options["sources"])
     common.err().print(f"Verifying {before.name} and {after.name} ...", style="dim")
-    header = begin(before, after, selection, folder, threads=threads, **options)
-    _journal(folder).start(header)
+    with common.interrupts():  # a termination ends the process that verifies, too
+        header = begin(before, after, selection, log.path.parent, threads=threads, **options)
+    log.start(header)
+    log.lock()
     return header
 
 
-def _go(header: Header, pairs: list[Pair], folder: Path, time_limit: float, as_json: bool) -> int:
+def _go(header: Header, taken: list[Quartet], log: Log[Header, Quartet], time_limit: float, as_json: bool) -> int:
     from convbench.gate.driver import go, outcome
 
+    folder = log.path.parent
     try:
         with common.interrupts():
-            finished = go(header, pairs, _journal(folder), time_limit, _tell)
+            finished = go(header, taken, log, time_limit, _tell)
     except KeyboardInterrupt:
-        common.err().print(f"interrupted: {len(pairs)} pairs are kept; go on with `convbench ab --resume {folder}`")
+        common.err().print(f"interrupted: {len(taken)} rounds are kept; go on with `convbench ab --resume {folder}`")
         return EXIT_INTERRUPTED
     if not finished:
         common.err().print(f"the time is up; go on with `convbench ab --resume {folder}`")
-    return gate.report(outcome(header, pairs), folder, as_json)
+    return gate.report(outcome(header, taken), folder, as_json)
 
 
-def _tell(pair: Pair, seconds: float) -> None:
-    dropped = f", dropped: {pair.disturbed[0]}" if pair.disturbed else ""
-    cells = len(pair.samples_s["base"])
+def _tell(quartet: Quartet, seconds: float) -> None:
+    dropped = f", dropped: {quartet.disturbed[0]}" if quartet.disturbed else ""
+    cells = len(quartet.samples_s["base1"])
     common.err().print(
-        f"pair {pair.number + 1}, {pair.phase}: {cells} cell{'s' * (cells > 1)} in {seconds:.1f} s{dropped}",
+        f"round {quartet.number + 1}, {quartet.phase}: {cells} cell{'s' * (cells > 1)} in {seconds:.1f} s{dropped}",
         style="dim",
     )

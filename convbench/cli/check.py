@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convbench.cli import common, gate
-from convbench.errors import EXIT_OK, InputError, OutputError
+from convbench.errors import InputError
 
 if TYPE_CHECKING:
     from convbench.results import Record
@@ -26,15 +26,21 @@ if TYPE_CHECKING:
     required=True,
     type=click.Path(path_type=Path),
     metavar="RECORD",
-    help="An earlier run; where there is none, RECORD is saved there and passes.",
+    help="An earlier run; where there is none yet, RECORD is saved there and passes, with a warning.",
+)
+@click.option(
+    "--save-baseline/--need-baseline",
+    default=None,
+    help="Where there is no baseline: save it even beside one of a similar name, or exit with 2 "
+    "(default: save it where its folder exists and holds none of a similar name for this machine and these layers).",
 )
 @click.option("--across-machines", is_flag=True, help="Compare runs of different machines or thread counts.")
 @gate.rule_options
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for check.json, .md and .xml.")
 @common.json_option
 def command(
-    record: Path, baseline: Path, across_machines: bool, floor: float | None, alpha: float, accept: tuple[str, ...],
-    out: Path | None, as_json: bool,
+    record: Path, baseline: Path, save_baseline: bool | None, across_machines: bool, floor: float | None, alpha: float,
+    accept: tuple[str, ...], out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Compare RECORD with an earlier run, layer by layer.
 
@@ -42,33 +48,33 @@ def command(
 
     Exits with 0 when nothing is slower, 1 when something is or an exact fact changed, 3 when it is inconclusive.
     """
+    from convbench.gate.outcome import Outcome
     from convbench.gate.records import compare, refuse_other_machine
     from convbench.records import read_one
 
-    head = read_one(record)
+    head, rules = read_one(record), gate.rules(floor, alpha)
     if not baseline.exists():
-        return _save(record, head, baseline, as_json)
+        saved = _save(record, head, baseline, save_baseline)
+        first = Outcome(command="check", base="none", head=head.run_id, rules=rules, findings=[], saved=saved)
+        return gate.report(first, out, as_json)
     base = read_one(baseline)
     if not across_machines:
         refuse_other_machine(base, head)
-    return gate.report(compare(base, head, gate.rules(floor, alpha), accept), out, as_json)
+    return gate.report(compare(base, head, rules, accept), out, as_json)
 
 
-def _save(record: Path, head: Record, baseline: Path, as_json: bool) -> int:
-    """The first run of a kind is the baseline of the next."""
-    from convbench.journal import write_atomically
+def _save(record: Path, head: Record, baseline: Path, wanted: bool | None) -> str:
+    """The first run of a kind is the baseline of the next; returns where it went."""
+    from convbench.gate.records import refuse_as_baseline, refuse_mistyped
+    from convbench.journal import make_folder, write_atomically
     from convbench.results import to_json
 
-    if not head.complete:
-        raise InputError(f"{record}: not complete, so no baseline; finish it with `convbench run --resume` first")
+    if wanted is False:
+        raise InputError(f"{baseline}: is not there, and --need-baseline asks for it; correct the name or save one")
+    refuse_as_baseline(head, record)
+    if wanted is None:
+        refuse_mistyped(baseline, head, record)
     path = baseline if baseline.suffix == ".json" else baseline / "run.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: {error.strerror}; choose another --baseline") from None
+    make_folder(path.parent)
     write_atomically(path, to_json(head))
-    if as_json:
-        common.emit_json("check", [], verdict="saved", exit_code=EXIT_OK, paths={"baseline": str(path)})
-    else:
-        common.out().print(f"no baseline yet: {record} is saved as {path}, and passes", soft_wrap=True)
-    return EXIT_OK
+    return str(path)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from convbench.cli import common
-from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
 from convbench.plan import Selection
 
 RUN = (sys.executable, "-m", "convbench.cli.main", "run")
@@ -54,9 +55,14 @@ def run_on(places: tuple[str, ...], minutes: float, out: Path | None, save_suite
     ended = []
     given = arguments()
     jobs = cluster.fan_out(lambda out: [*RUN, f"--out={out}", *given], places, folder, minutes, _tell)
-    for job in jobs:
-        ended.append(job)
-        _tell(f"convbench: {job.place}: {job.failure}" if job.failure else f"{job.place}: {job.folder}")
+    try:
+        with common.interrupts(), closing(jobs):
+            for job in jobs:
+                ended.append(job)
+                _tell(f"convbench: {job.place}: {job.failure}" if job.failure else f"{job.place}: {job.folder}")
+    except KeyboardInterrupt:
+        _tell(f"interrupted: {len(ended)} of {len(places)} runs ended; what is measured is kept in {folder}")
+        return EXIT_INTERRUPTED
     good = [job for job in ended if not job.failure]
     failed = [f"{job.place}: {job.failure}" for job in ended if job.failure]
     code = (

@@ -54,7 +54,8 @@ def show(outcome: Outcome) -> None:
     from convbench.gate.publish import worst_first
 
     title = f"{outcome.base} against {outcome.head}, floor {outcome.rules.floor:.0%}"
-    common.table(title, _COLUMNS, [_line(finding) for finding in worst_first(outcome)], spare=_SPARE)
+    if outcome.findings:
+        common.table(title, _COLUMNS, [_line(finding) for finding in worst_first(outcome)], spare=_SPARE)
     for change in outcome.changes:
         common.out().print(common.printable(f"{'accepted' if change.accepted else 'changed'}: {change}"))
     for note in outcome.notes:
@@ -107,6 +108,7 @@ def report(outcome: Outcome, folder: Path | None, as_json: bool) -> int:
     from convbench.gate import publish
 
     paths = write(outcome, folder) if folder else {}
+    paths |= {"baseline": outcome.saved} if outcome.saved else {}
     tell_github(outcome)
     if as_json:
         rows = [finding.row() for finding in outcome.findings]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,16 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK, InputError
+from convbench.errors import InputError
 from convbench.gate import facts, procedure
 from convbench.gate.facts import Cell, Change, Facts
 from convbench.gate.outcome import Outcome, findings
-from convbench.gate.pairs import GateError, last_line, take
-from convbench.gate.procedure import ARMS, Pair, Step
+from convbench.gate.procedure import ARMS, Arm, Quartet, Step
+from convbench.gate.quartets import GateError, take
 from convbench.gate.request import Request, Timed
 from convbench.gate.sides import Side, resolve, same_kind
 from convbench.gate.verdicts import Rules
+from convbench.gate.verification import verified
 from convbench.journal import Log
 from convbench.plan import Selection, select_cases
 from convbench.results import SCHEMA_VERSION
@@ -52,10 +52,10 @@ class Header(Struct, kw_only=True):
     slowdown: float = 0.0
 
 
-class _Log(Log[Header, Pair]):
-    """Pairs that a gate could have taken."""
+class _Log(Log[Header, Quartet]):
+    """Quartets that a gate could have taken."""
 
-    def complaint(self, header: Header, entry: Pair) -> str:
+    def complaint(self, header: Header, entry: Quartet) -> str:
         if entry.samples_s.keys() != set(ARMS):
             return f"expected samples of {', '.join(ARMS)}"
         taken = [times for arm in entry.samples_s.values() for times in arm.values()]
@@ -63,8 +63,8 @@ class _Log(Log[Header, Pair]):
         return "" if fine else "a cell without times, or with one that is not above 0"
 
 
-def journal(folder: Path) -> Log[Header, Pair]:
-    return _Log(folder / JOURNAL, Header, Pair, "convbench ab")
+def journal(folder: Path) -> Log[Header, Quartet]:
+    return _Log(folder / JOURNAL, Header, Quartet, "convbench ab")
 
 
 # Facts ------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def begin(
     """Verify both sides and compare their facts; what both compute rightly will be timed."""
     same_kind(base, head)
     suites = _write_suites(selection, folder)
-    known = {side.identity: _facts(side, selection, suites, threads, seed, folder) for side in (base, head)}
+    known = verified((base, head), selection, suites, threads, seed, folder)
     before, after = known[base.identity], known[head.identity]
     if base.kind == "implementation":
         before, after = (_renamed(found, f"{base.name}{VERSUS}{head.name}") for found in (before, after))
@@ -125,31 +125,6 @@ def _cases(selection: Selection) -> list[Any]:
     return select_cases(selection, DEFAULT_SUITE, "forward", ["cpu"])
 
 
-def _facts(side: Side, selection: Selection, suites: list[Path], threads: int, seed: int, folder: Path) -> Facts:
-    """What `convbench verify` of that side says, all of it the side's own code. Raises GateError where it cannot."""
-    wanted = (side.implementation,) if side.implementation else selection.implementations
-    options = {"suite": suites, "impl": wanted, "device": selection.devices, "dtype": selection.dtypes,
-               "pass": selection.expanded_passes("forward"), "threads": [threads], "seed": [seed]}  # fmt: skip
-    words = [f"--{name}={value}" for name, values in options.items() for value in values]
-    log = folder / "verify.log"
-    with log.open("wb") as messages:
-        done = subprocess.run(
-            [side.python, "-P", "-m", "convbench.cli.main", "verify", "--json", *words],
-            stdout=subprocess.PIPE, stderr=messages, stdin=subprocess.DEVNULL, env=side.environment(),
-        )  # fmt: skip
-    if done.returncode not in (EXIT_OK, EXIT_CHECK_FAILED):
-        raise GateError(f"{side.name}: convbench verify ended with {done.returncode}: {last_line(log)}")
-    try:
-        rows = msgspec.json.decode(done.stdout)["rows"]
-    except (msgspec.DecodeError, KeyError):
-        raise GateError(f"{side.name}: convbench verify printed no document: {last_line(log)}; see {log}") from None
-    return dict(facts.facts(row) for row in rows if _asked_for(row["implementation"], wanted))
-
-
-def _asked_for(implementation: str, wanted: Sequence[str]) -> bool:
-    return not wanted or implementation in wanted or implementation.split(".")[0] in wanted
-
-
 def _renamed(found: Facts, implementation: str) -> dict[Cell, Any]:
     """Cells of an implementation under the name of the comparison, those it does not support left out."""
     return {
@@ -170,31 +145,32 @@ def _timed(cells: Sequence[Cell], selection: Selection) -> list[Timed]:
     ]  # fmt: skip
 
 
-# Pairs ------------------------------------------------------------------------------------------
+# Quartets ---------------------------------------------------------------------------------------
 
 
 def go(
-    header: Header, pairs: list[Pair], log: Log[Header, Pair], deadline_s: float,
-    on_pair: Callable[[Pair, float], None] = lambda pair, seconds: None, clock: Callable[[], float] = monotonic,
-    take: Callable[..., Pair] = take,
+    header: Header, taken: list[Quartet], log: Log[Header, Quartet], deadline_s: float,
+    on_quartet: Callable[[Quartet, float], None] = lambda quartet, seconds: None,
+    clock: Callable[[], float] = monotonic, take: Callable[..., Quartet] = take,
 ) -> bool:  # fmt: skip
-    """Take pairs until the gate is decided; False where the time is up before, but at least one.
+    """Take quartets until the gate is decided; False where the time is up before, but at least one.
 
     Each is journalled as it is done.
     """
     sides = [resolve(identity, header.sources) for identity in (header.base, header.head)]
     labels = [str(cell) for cell in header.cells]
     begun, longest = clock(), 0.0
-    while step := procedure.next_step(labels, header.rules, pairs):
+    while step := procedure.next_step(labels, header.rules, taken):
         started = clock()
         if longest and started - begun + longest > deadline_s:
             return False
-        requests = {arm: _request(header, step, sides[arm == "head"], arm == "head", len(pairs)) for arm in ARMS}
-        by_arm = {arm: sides[arm == "head"] for arm in ARMS}
-        pairs.append(take(len(pairs), step, by_arm, requests, log.path.parent))
-        log.append(pairs[-1])
+        is_head = {arm: arm.startswith("head") for arm in ARMS}
+        requests = {arm: _request(header, step, sides[is_head[arm]], is_head[arm], len(taken)) for arm in ARMS}
+        by_arm = {arm: sides[is_head[arm]] for arm in ARMS}
+        taken.append(take(len(taken), step, by_arm, requests, log.path.parent))
+        log.append(taken[-1])
         longest = max(longest, clock() - started)
-        on_pair(pairs[-1], clock() - started)
+        on_quartet(taken[-1], clock() - started)
     return True
 
 
@@ -208,15 +184,15 @@ def _request(header: Header, step: Step, side: Side, is_head: bool, number: int)
     return Request(cells=cells, threads=header.threads, seed=header.seed + number, slowdown=slowdown)
 
 
-def outcome(header: Header, pairs: Sequence[Pair]) -> Outcome:
-    """What the pairs taken so far prove."""
+def outcome(header: Header, taken: Sequence[Quartet]) -> Outcome:
+    """What the quartets taken so far prove."""
     labels = [str(cell) for cell in header.cells]
-    evidence = procedure.evidence(labels, header.rules, pairs)
-    seconds = {cell: times for cell in header.cells if (times := _typical(str(cell), pairs))}
-    dropped = [pair for pair in pairs if pair.disturbed]
+    evidence = procedure.evidence(labels, header.rules, taken)
+    seconds = {cell: times for cell in header.cells if (times := _typical(str(cell), taken))}
+    dropped = [quartet for quartet in taken if quartet.disturbed]
     notes = list(header.notes)
     if dropped:
-        notes.append(f"{len(dropped)} of {len(pairs)} pairs were dropped, e.g.: {dropped[0].disturbed[0]}")
+        notes.append(f"{len(dropped)} of {len(taken)} rounds were dropped, e.g.: {dropped[0].disturbed[0]}")
     return Outcome(
         command="ab", base=header.names[0], head=header.names[1], rules=header.rules,
         findings=findings(header.cells, evidence, header.rules, seconds, header.controls),
@@ -224,6 +200,11 @@ def outcome(header: Header, pairs: Sequence[Pair]) -> Outcome:
     )  # fmt: skip
 
 
-def _typical(label: str, pairs: Sequence[Pair]) -> tuple[float, float] | None:
-    found = [[median(p.samples_s[arm][label]) for p in pairs if label in p.samples_s[arm]] for arm in ("base", "head")]  # type: ignore[index]
-    return (median(found[0]), median(found[1])) if all(found) else None
+def _typical(label: str, taken: Sequence[Quartet]) -> tuple[float, float] | None:
+    """Seconds of base and of head."""
+
+    def seconds(arms: Sequence[Arm]) -> list[float]:
+        return [median(times) for q in taken for arm in arms if (times := q.samples_s[arm].get(label))]
+
+    base, head = seconds(("base1", "base2")), seconds(("head1", "head2"))
+    return (median(base), median(head)) if base and head else None

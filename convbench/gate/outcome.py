@@ -20,7 +20,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """One cell. Ratios are time of head / time of base, above 1 is slower; None where they are unknown.
 
     allowed  ratio that a slow-down must exceed: 1 + the floor, or the cell's own noise where that is larger
-    null     ratio of base against base
+    null     ratio of a side against itself
     """
 
     cell: Cell
@@ -41,7 +41,11 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """A finished gate. ``notes`` are lines to read before believing it."""
+    """A finished gate.
+
+    notes  lines to read before believing it
+    saved  where the first record of its kind went, with which there was nothing to compare yet
+    """
 
     command: str
     base: str
@@ -50,10 +54,13 @@ class Outcome(Struct, frozen=True, kw_only=True):
     findings: list[Finding]
     changes: list[Change] = []
     notes: list[str] = []
+    saved: str = ""
 
     @property
     def exit_code(self) -> int:
         """1 where anything is slower or a fact changed, 3 where anything is inconclusive or nothing was compared."""
+        if self.saved:
+            return EXIT_OK
         verdicts = {finding.verdict for finding in self.findings}
         if "SLOWER" in verdicts or any(not change.accepted for change in self.changes):
             return EXIT_CHECK_FAILED
@@ -61,13 +68,15 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     @property
     def word(self) -> str:
-        return WORDS[self.exit_code]
+        return "saved" if self.saved else WORDS[self.exit_code]
 
     def count(self, verdict: Verdict) -> int:
         return sum(finding.verdict == verdict for finding in self.findings)
 
     def summary(self) -> str:
         """One line: regressed: 1 SLOWER, 3 SAME of 4 cells; 1 fact changed."""
+        if self.saved:
+            return f"no baseline yet, nothing compared: {self.head} is saved as {self.saved}, and passes"
         counts = [f"{n} {v}" for v in ("SLOWER", "INCONCLUSIVE", "FASTER", "SAME") if (n := self.count(v))]  # type: ignore[arg-type]
         changed = sum(not change.accepted for change in self.changes)
         facts = f"; {changed} fact{'s' * (changed > 1)} changed" if changed else ""

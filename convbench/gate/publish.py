@@ -58,6 +58,8 @@ def to_markdown(outcome: Outcome) -> str:
     lines += [_md(f"base {outcome.base}, head {outcome.head}; floor {outcome.rules.floor:.0%}"), ""]
     lines += [f"- {'accepted: ' if change.accepted else '🔴 '}{_md(str(change))}" for change in outcome.changes]
     lines += [f"- {_md(note)}" for note in outcome.notes]
+    if outcome.saved:
+        return "\n".join(lines) + "\n"
     lines += ["", "| | cell | change | 95% interval | allowed | why |", "|---|---|---:|---:|---:|---|"]
     for f in worst_first(outcome):
         cells = (f"{MARKS[f.verdict]} {f.verdict}", str(f.cell), percent(f.ratio), interval(f), percent(f.allowed),
@@ -75,13 +77,14 @@ def _md(text: str) -> str:
 
 
 def to_annotations(outcome: Outcome) -> list[str]:
-    """Workflow commands: an error for a regression, a warning for what is inconclusive."""
+    """Workflow commands: an error for a regression, a warning for what is inconclusive or was not compared."""
     changes = [("error", "fact changed", str(change)) for change in outcome.changes if not change.accepted]
     slower = [("error", "slower", f"{f.cell}: {f.reason}") for f in outcome.findings if f.verdict == "SLOWER"]
     unclear = [
         ("warning", "inconclusive", f"{f.cell}: {f.reason}") for f in outcome.findings if f.verdict == "INCONCLUSIVE"
     ]
-    shown = [found for kind in (changes, slower, unclear) for found in kind[:ANNOTATED]]
+    saved = [("warning", "no baseline", outcome.summary())] if outcome.saved else []
+    shown = [found for kind in (saved, changes, slower, unclear) for found in kind[:ANNOTATED]]
     return [f"::{level} title=convbench {outcome.command}%3A {title}::{_command(text)}" for level, title, text in shown]
 
 
@@ -94,16 +97,22 @@ def _command(text: str) -> str:
 
 
 def to_junit(outcome: Outcome) -> bytes:
-    """A test case for each cell and each changed fact: failed where it regressed, skipped where it is inconclusive."""
+    """A test case for each cell and each changed fact: failed where it regressed, skipped where it is inconclusive.
+
+    One that is skipped where there was nothing to compare with.
+    """
     changes = [change for change in outcome.changes if not change.accepted]
-    suite = ElementTree.Element(
-        "testsuite", name=f"convbench {outcome.command}", tests=str(len(outcome.findings) + len(changes)),
-        failures=str(outcome.count("SLOWER") + len(changes)), skipped=str(outcome.count("INCONCLUSIVE")), errors="0",
-    )  # fmt: skip
+    suite = ElementTree.Element("testsuite", name=f"convbench {outcome.command}")
     for finding in outcome.findings:
         _time_case(suite, finding)
     for change in changes:
         _fact_case(suite, change)
+    if outcome.saved:
+        case = ElementTree.SubElement(suite, "testcase", classname="convbench", name="baseline")
+        ElementTree.SubElement(case, "skipped", message=one_line(outcome.summary()))
+    counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped", "errors": "error"}
+    for name, path in counts.items():
+        suite.set(name, str(len(suite.findall(path))))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

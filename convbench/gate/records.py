@@ -7,7 +7,10 @@ added from experience. For a firm answer on one machine, `ab` runs many processe
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
+from difflib import get_close_matches
+from pathlib import Path
 from statistics import geometric_mean
 
 from convbench.errors import InputError
@@ -16,6 +19,7 @@ from convbench.gate.facts import Cell
 from convbench.gate.outcome import Outcome, findings
 from convbench.gate.statistics import NOTHING, Estimate
 from convbench.gate.verdicts import Evidence, Rules, delta
+from convbench.records import find, read_one
 from convbench.results import Record, RecordedRow, row_values
 
 # Standard deviation of a log speed-up between runs of the same code on the same machine, beyond what its interval says.
@@ -43,13 +47,62 @@ def compare(base: Record, head: Record, rules: Rules, accepted: Collection[str] 
 
 def refuse_other_machine(base: Record, head: Record) -> None:
     """Raises InputError where the two runs were not made under the same conditions."""
-    conditions = [(r.machine, f"{r.settings.get('threads', 'unknown')} threads") for r in (base, head)]
-    for was, now in zip(*conditions, strict=True):
+    for was, now in zip(_conditions(base), _conditions(head), strict=True):
         if was != now:
             raise InputError(
                 f"the baseline is of {was}, the record of {now}: give a baseline of this machine, or --across-machines "
                 "to compare the ratios to the reference all the same"
             )
+
+
+def refuse_as_baseline(head: Record, path: Path) -> None:
+    """Raises InputError for a record that later runs could not be held against."""
+    if not head.complete:
+        raise InputError(f"{path}: not complete, so no baseline; finish it with `convbench run --resume` first")
+    if not _comparable(head):
+        raise InputError(
+            f"{path}: has no ratio to a reference, so is no baseline; see its status_detail, or give --impl"
+        )
+
+
+def refuse_mistyped(baseline: Path, head: Record, record: Path) -> None:
+    """Raises InputError where there is no baseline, but beside it one of a similar name that head can be held against.
+
+    A gate whose baseline is mistyped passes for ever. record: the path of head.
+    """
+    folder = baseline.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{baseline}: there is no folder {folder}; correct the name, or make it for a first baseline")
+    for name in get_close_matches(baseline.name, os.listdir(folder)):
+        if _is_baseline_of(head, folder / name) and not _same(folder / name, record):
+            raise InputError(
+                f"{baseline}: is not there, but {name} is, of the same machine and layers; correct the name, "
+                "or add --save-baseline to keep one under both"
+            )
+
+
+def _is_baseline_of(head: Record, path: Path) -> bool:
+    try:
+        base = read_one(path)
+    except InputError:
+        return False
+    return _conditions(base) == _conditions(head) and bool(_comparable(base) & _comparable(head))
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether both are one record, by whatever path."""
+    return bool({path.resolve() for path in find(a)} & {path.resolve() for path in find(b)})
+
+
+def _comparable(record: Record) -> set[Cell]:
+    """What has a ratio to the reference."""
+    return {
+        cell for cell, row in _rows(record).items() if row.speedup_vs_reference and row.implementation != row.reference
+    }  # fmt: skip
+
+
+def _conditions(record: Record) -> tuple[str, str]:
+    return record.machine, f"{record.settings.get('threads', 'unknown')} threads"
 
 
 def _rows(record: Record) -> Rows:

@@ -1,8 +1,8 @@
 """Four verdicts, and when each may be given.
 
 SLOWER and FASTER are proved: the ratio exceeds 1 + delta, at a level that holds for the whole gate (Holm). SAME is
-proved too: the ratio's interval lies within twice the floor either way, and so does that of base against base, which
-has not moved. Whatever is neither is INCONCLUSIVE, which is not a pass.
+proved too: the ratio's interval lies within twice the floor either way, and so does that of a side against itself,
+which has not moved. Whatever is neither is INCONCLUSIVE, which is not a pass.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Evidence:
     """What is known of one cell. Logarithms of head time / base time.
 
     ratio     estimate with its interval
-    null      the same of base against base
+    null      the same of a side against itself
     p_slower  p-value of "no slower than 1 + delta"; 1 where it was not tested
     p_faster  the same for 1 / (1 + delta)
     problem   why nothing may be concluded, or ""
@@ -63,14 +63,14 @@ class Evidence:
 def delta(null: Estimate, rules: Rules) -> float:
     """Log ratio that a change must exceed: the floor, or the cell's own noise where that is larger.
 
-    The noise is how far the interval of base against base reaches: with 10 pairs about three standard deviations of the
-    median, so that noise alone goes beyond it less than once in a hundred gates.
+    The noise is how far the interval of a side against itself reaches: with 10 pairs about three standard deviations of
+    the median, so that noise alone goes beyond it less than once in a hundred gates.
     """
     return max(rules.log_floor, null.reach)
 
 
 def moved(null: Estimate, rules: Rules) -> bool:
-    """Whether base against base has moved, or may have by as much as a change that must not go unnoticed."""
+    """Whether a side against itself has moved, or may have by as much as a change that must not go unnoticed."""
     one_sided = null.low > 0 or null.high < 0
     return null.reach > rules.log_resolution or (one_sided and abs(null.value) > SUSPICIOUS * rules.log_floor)
 
@@ -101,7 +101,7 @@ def _judge(e: Evidence, p_slower: float, p_faster: float, rules: Rules) -> tuple
     if e.problem:
         return "INCONCLUSIVE", e.problem
     if moved(e.null, rules):
-        return "INCONCLUSIVE", f"base against base moved: {spread(e.null)}; use a quieter machine"
+        return "INCONCLUSIVE", f"a side against itself moved: {spread(e.null)}; use a quieter machine"
     if abs(e.ratio.value) > margin or e.ratio.reach > rules.log_resolution:
         return "INCONCLUSIVE", f"{spread(e.ratio)} is neither proved nor ruled out"
     return "SAME", ""

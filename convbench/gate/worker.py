@@ -8,6 +8,7 @@ goes to stderr.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -109,6 +110,8 @@ def serve(request: Request, line: Callable[[], str], say: Callable[[object], Non
 
     with torch.inference_mode():
         found = calls(request)
+        gc.freeze()
+        gc.enable()
         say("ready")
         sampled: list[Sampler] = []
         while (command := line()) and command != "stop":
@@ -121,6 +124,7 @@ def serve(request: Request, line: Callable[[], str], say: Callable[[object], Non
 
 
 def main() -> None:
+    gc.disable()  # until all is built: it would look through torch's modules again and again
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import_own_convbench()

@@ -111,16 +111,18 @@ def _standing_line(standing: Standing) -> list[str]:
 
 
 def _kinds(comparison: Comparison, which: str) -> Table:
-    lines = []
-    for other in comparison.others:
-        found = comparison.standings(other)
-        scores = [getattr(found[group], which) if group in found else None for group in comparison.groups]
-        lines.append([other.label, *map(_score, scores)] if any(scores) else [])
+    standings = [(other.label, comparison.standings(other)) for other in comparison.others]
+    found = {
+        (label, group): score
+        for label, by_group in standings for group, standing in by_group.items() if (score := getattr(standing, which))
+    }  # fmt: skip
+    groups = [group for group in comparison.groups if any((label, group) in found for label, _ in standings)]
     title = {
         "hardware": "Faster hardware by kind of convolution: baseline time / time",
         "use": "Better used hardware by kind of convolution: share of own roof / the baseline's",
     }[which]
-    return Table(title, [("run", "left"), *comparison.groups], [line for line in lines if line])
+    lines = [[label, *(_score(found.get((label, group))) for group in groups)] for label, _ in standings]
+    return Table(title, [("run", "left"), *groups], [line for line in lines if any(line[1:])])
 
 
 def _implementations(comparison: Comparison) -> Table:

@@ -2,9 +2,13 @@
 
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 
+import psutil
 import pytest
 
 from convbench.cli import cluster as cli
@@ -89,6 +93,22 @@ def test_a_job_that_takes_too_long_is_named_and_keeps_its_journal(pretend, capsy
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("convbench: ")]
     assert f"local: timed out after 0.15 minutes; what is finished is kept in {pretend / 'local'}" in line
     assert not (pretend / "compare.html").exists()
+
+
+def test_an_interrupt_ends_the_job_and_everything_it_started(pretend, capfd):
+    def press():
+        while not (pretend / "local" / "journal.jsonl").exists():
+            time.sleep(0.05)
+        started.extend(psutil.Process().children(recursive=True))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    started: list[psutil.Process] = []
+    Thread(target=press, daemon=True).start()
+    assert convbench(["run", "--quick", "--cluster", "local,local", "--out", str(pretend)]) == 130
+    told = f"interrupted: 0 of 2 runs ended; what is measured is kept in {pretend}"
+    assert capfd.readouterr().err.splitlines()[1:] == [told]
+    assert len(started) == 3
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
 
 
 @pytest.mark.parametrize(

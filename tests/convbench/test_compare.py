@@ -97,6 +97,18 @@ def test_passes_have_means_of_their_own():
     assert found["standard, forward"].hardware.mean.value == pytest.approx(1.0)
     assert found["standard, data_gradient"].hardware.mean.value == pytest.approx(4.0)
     assert found[ALL].hardware.mean.value == pytest.approx(2.0)
+    columns = [column for table in compared.tables(comparison) for column in table.columns]
+    assert "standard, data_gradient" in columns
+
+
+def test_a_kind_that_only_one_run_has_is_no_empty_column(faster):
+    lonely = [row for row in make_rows() if row.kind == "standard"]
+    for row in lonely:
+        row.pass_ = "weight_gradient"
+    comparison = compare([stored(make_record(base().rows + lonely)), stored(faster)])
+    columns = [column for table in compared.tables(comparison)[:3] for column in table.columns]
+    assert "standard, forward" in columns
+    assert "standard, weight_gradient" not in columns
 
 
 def test_the_same_record_twice_is_all_ties_and_says_so():

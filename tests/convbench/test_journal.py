@@ -196,3 +196,12 @@ def test_two_runs_at_once_are_locked_out(tmp_path):
         Journal(tmp_path).lock()
     first._lock.close()  # as the end of its process does
     Journal(tmp_path).lock()
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "journal.jsonl").touch()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    Journal(tmp_path).lock()

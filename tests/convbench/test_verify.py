@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -227,3 +229,12 @@ def test_watching_leaves_compiled_functions_compiled():
     assert len(seen.allocated) > 0
     function(torch.ones(3))
     assert len(compiled_calls) == 2
+
+
+def test_watching_does_not_load_the_compiler():
+    program = (
+        "import sys, torch; from convbench.watch import watching\n"
+        "with watching() as seen: torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2))\n"
+        "assert seen.convolutions; sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

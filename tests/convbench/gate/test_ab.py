@@ -1,15 +1,20 @@
-"""convbench ab from the command line: real processes for one pair, then the journal; and bad input."""
+"""convbench ab from the command line: real processes for one round, then the journal; and bad input."""
 
 import json
+import os
+import signal
 import sys
+import time
+from threading import Thread
 
 import msgspec
+import psutil
 import pytest
 
 from convbench.cli.main import run as convbench
 from convbench.gate.driver import journal
-from convbench.gate.pairs import TURNS
-from convbench.gate.procedure import ARMS, SCREEN_PAIRS
+from convbench.gate.procedure import ARMS, SCREEN
+from convbench.gate.quartets import TURNS
 
 SUITE = """
 [suite]
@@ -34,7 +39,7 @@ def suite(tmp_path):
     return str(tmp_path / "tiny.toml")
 
 
-def test_a_pair_of_real_processes_and_going_on_from_the_journal(tmp_path, suite, capsys):
+def test_a_round_of_real_processes_and_going_on_from_the_journal(tmp_path, suite, capsys):
     out = tmp_path / "gate"
     words = ["ab", "torch.aten", "torch.unfold", suite, "--threads", "1", "--time-limit", "0.001", "--floor", "10%"]
     assert convbench([*words, "--out", str(out), "--json"]) == 3
@@ -43,31 +48,52 @@ def test_a_pair_of_real_processes_and_going_on_from_the_journal(tmp_path, suite,
     assert (row["implementation"], row["verdict"]) == ("torch.aten -> torch.unfold", "INCONCLUSIVE")
 
     log = journal(out)
-    header, [pair] = log.read()
+    header, [taken] = log.read()
     for arm in ARMS:
-        [(name, samples)] = pair.samples_s[arm].items()
+        [(name, samples)] = taken.samples_s[arm].items()
         assert (name, len(samples)) == (str(header.cells[0]), TURNS)
         assert min(samples) > 0
 
     log.path.write_bytes(log.path.read_bytes().splitlines(keepends=True)[0])
     even = {arm: {str(header.cells[0]): [1e-3]} for arm in ARMS}
-    for number in range(SCREEN_PAIRS[0]):
-        log.append(msgspec.structs.replace(pair, number=number, samples_s=even, disturbed=[]))
+    for number in range(SCREEN[0]):
+        log.append(msgspec.structs.replace(taken, number=number, samples_s=even, disturbed=[]))
     assert convbench([*words, "--out", str(out)]) == 2  # at once, before anything is verified
     assert f"holds a run already; go on with `convbench ab --resume {out}`" in capsys.readouterr().err
     assert convbench(["ab", "--resume", str(out)]) == 0
     assert "pass: 1 SAME of 1 cells" in capsys.readouterr().out
     assert json.loads((out / "ab.json").read_bytes())["verdict"] == "pass"
 
+    log.lock()  # as another process that goes on with it
+    assert convbench(["ab", "--resume", str(out)]) == 2
+    assert f"{out}: a run is going on there; wait for its end" in capsys.readouterr().err
 
-def test_an_interrupt_keeps_the_pairs_and_says_how_to_go_on(tmp_path, suite, capsys, monkeypatch):
+
+def test_an_interrupt_keeps_the_rounds_and_says_how_to_go_on(tmp_path, suite, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("convbench.cli.ab._begin", lambda *_: None)
     monkeypatch.setattr("convbench.gate.driver.go", interrupted)
     assert convbench(["ab", "torch.aten", "torch.unfold", suite, "--out", str(tmp_path / "gate")]) == 130
-    assert f"0 pairs are kept; go on with `convbench ab --resume {tmp_path / 'gate'}`" in capsys.readouterr().err
+    assert f"0 rounds are kept; go on with `convbench ab --resume {tmp_path / 'gate'}`" in capsys.readouterr().err
+
+
+def test_a_termination_ends_the_side_that_is_being_verified(tmp_path, suite, capfd):
+    def stop():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        started.extend(psutil.Process().children())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    (tmp_path / "python").write_text(f"#!/bin/sh\ntouch {tmp_path / 'begun'}\nexec sleep 60\n")
+    (tmp_path / "python").chmod(0o755)
+    python, started = str(tmp_path / "python"), []
+    Thread(target=stop, daemon=True).start()
+    assert convbench(["ab", python, python, suite, "--out", str(tmp_path / "gate")]) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "convbench: interrupted"
+    assert len(started) == 1
+    assert not started[0].is_running()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +116,18 @@ def test_bad_input_is_one_line(words, message, tmp_path, capsys):
     assert convbench([*words, *(["--out", str(tmp_path / "gate")] if "--resume" not in words else [])]) == 2
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert message in last
+
+
+def test_both_sides_verify_at_once(tmp_path, suite, capsys):
+    """Each waits until the other has begun."""
+    for name, other in (("one", "two"), ("two", "one")):
+        there = tmp_path / f"{other}.begun"
+        wait = f"for i in 1 2 3 4 5 6 7 8 9 10; do [ -e {there} ] || sleep 1; done; [ -e {there} ] || exit 9"
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch $0.begun\n{wait}\necho '{{\"rows\": []}}'\n")
+        (tmp_path / name).chmod(0o755)
+    words = ["ab", str(tmp_path / "one"), str(tmp_path / "two"), suite, "--out", str(tmp_path / "gate")]
+    assert convbench(words) == 2
+    assert "nothing that both" in capsys.readouterr().err
 
 
 def test_an_environment_without_convbench_is_named(tmp_path, suite, capsys):

@@ -102,14 +102,68 @@ def test_another_machine_or_thread_count_is_refused_unless_asked_for(check, tmp_
     assert "of 2 threads, the record of 1 threads" in capsys.readouterr().err
 
 
-def test_without_a_baseline_the_record_becomes_it_and_passes(tmp_path, capsys):
+@pytest.fixture
+def first(tmp_path):
+    """first(name, *options): the exit code of a check whose baseline should be of this name."""
     (tmp_path / "head.json").write_bytes(to_json(make_record(rows())))
-    words = ["check", str(tmp_path / "head.json"), "--baseline", str(tmp_path / "kept" / "mine.json")]
-    assert convbench(words) == 0
-    assert "no baseline yet" in capsys.readouterr().out
-    assert load(tmp_path / "kept" / "mine.json") == load(tmp_path / "head.json")
-    assert convbench(words) == 0
+    (tmp_path / "kept").mkdir()
+
+    def run(name, *options):
+        return convbench(["check", str(tmp_path / "head.json"), "--baseline", str(tmp_path / "kept" / name), *options])
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "file"), [("mine.json", "mine.json"), ("mine", "mine/run.json")])
+def test_without_a_baseline_the_record_becomes_it_and_passes(first, name, file, tmp_path, capsys):
+    assert first(name) == 0
+    assert "no baseline yet, nothing compared" in capsys.readouterr().out
+    assert load(tmp_path / "kept" / file) == load(tmp_path / "head.json")
+    assert first(name, "--need-baseline") == 0
     assert "no baseline yet" not in capsys.readouterr().out
+
+
+def test_ci_sees_that_nothing_was_compared(first, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert first("mine.json", "--out", str(tmp_path / "o"), "--json") == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["verdict"], document["saved"]) == ("saved", str(tmp_path / "kept" / "mine.json"))
+    assert "::warning title=convbench check%3A no baseline::no baseline yet, nothing compared" in said.err
+    assert (tmp_path / "summary.md").read_text().startswith("## convbench check: no baseline yet, nothing compared")
+    suite = ElementTree.parse(tmp_path / "o" / "check.xml").find("testsuite")
+    assert (suite.get("tests"), suite.get("skipped"), suite.get("failures")) == ("1", "1", "0")
+
+
+def test_a_mistyped_baseline_does_not_pass(first, tmp_path, capsys):
+    (tmp_path / "kept" / "this-machine.json").write_bytes(to_json(make_record(rows())))
+    assert first("this-machne.json") == 2
+    assert "this-machne.json: is not there, but this-machine.json is" in capsys.readouterr().err
+    assert first("../kpet/this-machine.json") == 2
+    assert f"there is no folder {tmp_path / 'kept' / '..' / 'kpet'}" in capsys.readouterr().err
+    assert first("this-machine-2.json", "--need-baseline") == 2
+    assert "--need-baseline asks for it" in capsys.readouterr().err
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert first("this-machine-2.json", "--save-baseline") == 0
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"machine": "other-2c"}, {"settings": {"threads": 1}}, {"rows": make_rows(limit=24)[-1:]}, None],
+)
+def test_what_lies_beside_and_is_no_baseline_of_this_record_is_no_obstacle(first, beside, tmp_path):
+    other = make_record(**{"rows": rows(), **(beside or {})})
+    (tmp_path / "kept" / "nightly-1.json").write_bytes(to_json(other) if beside else b"{")
+    assert first("nightly-2.json") == 0
+    assert first("../heads.json") == 0  # beside head.json, the record itself
+
+
+def test_a_run_without_ratios_is_no_baseline(first, tmp_path, capsys):
+    only = [row for row in rows() if row.implementation == REFERENCE]
+    (tmp_path / "head.json").write_bytes(to_json(make_record(only)))
+    assert first("mine.json") == 2
+    assert "head.json: has no ratio to a reference, so is no baseline" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_is_no_baseline(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """From two sides to an outcome: facts compared, pairs journalled, resumed, cut off by the clock."""
 
 import itertools
+import random
 import sys
 
 import msgspec
@@ -9,12 +10,12 @@ import pytest
 from convbench.errors import InputError
 from convbench.gate import driver
 from convbench.gate.driver import begin, go, journal, outcome
-from convbench.gate.pairs import GateError, turns
-from convbench.gate.procedure import ARMS, SCREEN_PAIRS
+from convbench.gate.procedure import ARMS, SCREEN
+from convbench.gate.quartets import BALANCED, TURNS, GateError, turns
 from convbench.gate.sides import Side
 from convbench.gate.verdicts import Rules
 from convbench.plan import Selection
-from tests.convbench.gate.invented import pair
+from tests.convbench.gate.invented import quartet
 
 LAYERS = ("mobilenet_v1.block8.pw", "mobilenet_v1.block8.dw")
 SELECTION = Selection(suites=("quick",), cases=LAYERS, implementations=("mine", "torch.aten"))
@@ -41,10 +42,13 @@ def verified(monkeypatch):
     """verified(name=rows): what each side's verification will say."""
 
     def make(**said):
-        def facts(side, *_):
-            return dict(driver.facts.facts(row) for row in said[side.name.replace(".", "_")])
+        def facts(sides, *_):
+            return {
+                side.identity: dict(driver.facts.facts(row) for row in said[side.name.replace(".", "_")])
+                for side in sides
+            }
 
-        monkeypatch.setattr(driver, "_facts", facts)
+        monkeypatch.setattr(driver, "verified", facts)
 
     return make
 
@@ -86,10 +90,11 @@ def test_two_implementations_are_compared_layer_by_layer(tmp_path, verified):
 
     def take(number, step, sides, requests, folder):
         asked.append({arm: requests[arm].cells[0].implementation for arm in ARMS})
-        return pair(number, step, {})
+        return quartet(number, step, {})
 
     assert go(header, [], journal(tmp_path), 60, take=take)
-    assert asked[0] == {"base": "mine.slow", "null": "mine.slow", "head": "mine.fast"}
+    slow, fast = "mine.slow", "mine.fast"
+    assert asked[0] == {"base1": slow, "base2": slow, "head1": fast, "head2": fast}
 
 
 def test_nothing_in_common_is_an_error(tmp_path, verified):
@@ -114,48 +119,52 @@ def test_a_gate_goes_on_where_it_was_killed(tmp_path, header):
     taken = []
 
     def take(number, step, sides, requests, folder):
-        if len(taken) == 2:
+        if len(taken) == 1:
             raise KeyboardInterrupt
         taken.append(number)
-        return pair(number, step, {})
+        return quartet(number, step, {})
 
     with pytest.raises(KeyboardInterrupt):
         go(header, [], journal(tmp_path), 60, take=take)
     again, pairs = journal(tmp_path).read()
     assert again == header
-    assert [p.number for p in pairs] == [0, 1]
+    assert [p.number for p in pairs] == [0]
     taken.clear()
-    assert go(again, pairs, journal(tmp_path), 60, take=lambda number, step, *_: pair(number, step, {}))
-    assert [p.number for p in journal(tmp_path).read()[1]] == list(range(SCREEN_PAIRS[0]))
+    assert go(again, pairs, journal(tmp_path), 60, take=lambda number, step, *_: quartet(number, step, {}))
+    assert [p.number for p in journal(tmp_path).read()[1]] == list(range(SCREEN[0]))
     assert outcome(again, pairs).exit_code == 0
 
 
-def test_only_head_is_slowed_down_and_every_pair_has_a_seed(tmp_path, header):
+def test_only_head_is_slowed_down_and_every_round_has_a_seed(tmp_path, header):
     told = []
 
     def take(number, step, sides, requests, folder):
         told.append({arm: (requests[arm].slowdown, requests[arm].seed) for arm in ARMS})
-        return pair(number, step, {})
+        return quartet(number, step, {})
 
     go(header, [], journal(tmp_path), 60, take=take)
-    assert told[1] == {"base": (0.0, 6), "null": (0.0, 6), "head": (0.25, 6)}
+    assert told[1] == {"base1": (0.0, 6), "base2": (0.0, 6), "head1": (0.25, 6), "head2": (0.25, 6)}
     assert "slowed down by 25% on purpose" in outcome(header, []).notes[0]
 
 
 def test_the_time_limit_leaves_the_rest_inconclusive(tmp_path, header):
     clock = itertools.count(0, 10).__next__  # every look at the clock is ten seconds later
     pairs = []
-    assert not go(header, pairs, journal(tmp_path), 45, clock=clock, take=lambda n, step, *_: pair(n, step, {}))
-    assert 0 < len(pairs) < SCREEN_PAIRS[0]
+    assert not go(header, pairs, journal(tmp_path), 25, clock=clock, take=lambda n, step, *_: quartet(n, step, {}))
+    assert 0 < len(pairs) < SCREEN[0]
     assert outcome(header, pairs).exit_code == 3
 
 
 def test_turns_are_balanced():
-    import random
-
-    order = turns(random.Random(0), 12)
-    assert sorted(order) == sorted([*itertools.permutations(ARMS)] * 2)
-    assert order[:6] != order[6:]
+    order = turns(random.Random(0))
+    assert len(order) == TURNS
+    for arm in ARMS:
+        assert [sum(turn[place] == arm for turn in order) for place in range(len(ARMS))] == [TURNS // len(ARMS)] * 4
+    squares = [order[i : i + len(BALANCED)] for i in range(0, TURNS, len(BALANCED))]
+    assert all(
+        {p for turn in s for p in itertools.pairwise(turn)} == {*itertools.permutations(ARMS, 2)} for s in squares
+    )
+    assert len(set(map(tuple, squares))) == len(squares)
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path):

@@ -1,8 +1,11 @@
 """One side's process: what it answers, whose code it runs, and the slow-down that is injected."""
 
+import gc
 import itertools
 import subprocess
 import sys
+
+import pytest
 
 from convbench.gate import worker
 from convbench.gate.request import Request
@@ -18,6 +21,12 @@ worker.import_own_convbench()
 import convbench.spec
 print(convbench.spec.__file__)
 """
+
+
+@pytest.fixture(autouse=True)
+def unfrozen():
+    yield
+    gc.unfreeze()
 
 
 def test_it_answers_every_command_and_samples_each_cell_once_a_turn(monkeypatch):

@@ -1,7 +1,7 @@
-"""Takes one pair: three fresh processes, alive together, that sample in turns.
+"""Takes one quartet: four fresh processes, alive together, that sample in turns.
 
-A pair of processes one after the other would see a different machine each; here no two samples that are compared are
-further apart than a turn. Each process waits without using the CPU while it is not its turn.
+Processes one after the other would see a different machine each; here no two samples that are compared are further
+apart than a turn. Each process waits without using the CPU while it is not its turn.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import random
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import permutations
 from pathlib import Path
 from threading import Timer
 from typing import IO, Any
@@ -18,14 +17,15 @@ from typing import IO, Any
 import msgspec
 
 from convbench.errors import ConvbenchError
-from convbench.gate.procedure import ARMS, Arm, Pair, Step
+from convbench.gate.procedure import ARMS, Arm, Quartet, Step
 from convbench.gate.request import Request
 from convbench.gate.sides import Side
 from convbench.machine.noise import disturbances, snapshot
 
-# A pair is dropped beyond these. Others hit all three processes alike, turn by turn, unless they come and go meanwhile.
+# A quartet is dropped beyond these. Others hit all processes alike, turn by turn, unless they come and go meanwhile.
 FOREIGN_CPUS, STEAL = 0.25, 0.05
-TURNS = 12  # samples of each cell in each process: two of every order of the three
+TURNS = 12  # samples of each cell in each process
+BALANCED = ((0, 1, 3, 2), (1, 2, 0, 3), (2, 3, 1, 0), (3, 0, 2, 1))  # each after each other once (Williams, 1949)
 WORKER = str(Path(__file__).with_name("worker.py"))
 LONGEST_S = 1200  # of a process, before it is taken for hung
 
@@ -88,9 +88,9 @@ def last_line(log: Path) -> str:
 
 def take(
     number: int, step: Step, sides: Mapping[Arm, Side], requests: Mapping[Arm, Request], folder: Path
-) -> Pair:  # fmt: skip
+) -> Quartet:  # fmt: skip
     """Start the processes, let them take turns in balanced random order, and say what disturbed them."""
-    order = random.Random(requests["base"].seed)
+    order = random.Random(requests[ARMS[0]].seed)
     with ExitStack() as stack:
         processes = {
             arm: stack.enter_context(Process(sides[arm], requests[arm], folder / f"{arm}.log"))
@@ -106,13 +106,13 @@ def take(
                 processes[arm].ask("turn")
         disturbed = disturbances(before, snapshot(), FOREIGN_CPUS, STEAL)
         samples_s = {arm: processes[arm].ask("stop") for arm in ARMS}
-    return Pair(number=number, phase=step.phase, samples_s=samples_s, disturbed=disturbed)
+    return Quartet(number=number, phase=step.phase, samples_s=samples_s, disturbed=disturbed)
 
 
 def turns(order: random.Random, count: int = TURNS) -> list[Sequence[Arm]]:
-    """Orders of the arms: each of the six as often as any other, in random sequence."""
-    every = list(permutations(ARMS))
+    """Orders of the arms, random but for this: each arm has each place, and follows each other, equally often."""
     found: list[Sequence[Arm]] = []
     while len(found) < count:
-        found += order.sample(every, len(every))
+        arms = order.sample(ARMS, len(ARMS))
+        found += [tuple(arms[place] for place in row) for row in order.sample(BALANCED, len(BALANCED))]
     return found[:count]
