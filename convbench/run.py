@@ -26,7 +26,8 @@ from convbench.process import precision, return_freed_memory
 from convbench.registry import REFERENCE, Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
-from convbench.verify import Checker, failure
+from convbench.untrusted import failure
+from convbench.verify import Checker
 
 SLOWEST_CALL_S = 20.0  # a single call above this is reported as a timeout, not sampled
 
@@ -240,7 +241,7 @@ def _open_cell(case: Case, implementation: Implementation, plan: Plan) -> Cell |
     reason = implementation.supports(case)
     if reason and implementation.name not in plan.named and not isinstance(reason, Broken):
         return None
-    status: Status = "error" if isinstance(reason, Broken) else "unsupported" if reason else "ok"
+    status: Status = reason.status if isinstance(reason, Broken) else "unsupported" if reason else "ok"
     return Cell(implementation, status=status, detail=str(reason))
 
 

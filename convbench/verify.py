@@ -25,13 +25,13 @@ from convbench.errors import STRANGERS_ERRORS
 from convbench.operands import Operands, guarded, in_layout, integers, one_hot, poisoned, reals
 from convbench.plugin import Implementation, Kernel, Layout
 from convbench.reference import reference
+from convbench.untrusted import failure
 from convbench.watch import Seen, watching
 
 if TYPE_CHECKING:
     import torch
 
 MOSTLY_ZERO = 0.7  # more zeros than this in the expected result, and agreement says little (benchdnn: MISTRUSTED)
-LONGEST_DETAIL = 300  # characters of an exception's message
 
 
 @dataclass(frozen=True)
@@ -197,16 +197,6 @@ def mistrusted(expected: Expected) -> str:
     """A remark when the expected result is mostly zero, otherwise ""."""
     zeros = max(1 - int(values.count_nonzero()) / values.numel() for values in expected.values)
     return f"mistrusted: {zeros:.0%} of the expected result is zero" if zeros > MOSTLY_ZERO else ""
-
-
-def failure(error: BaseException) -> tuple[Literal["error", "out_of_memory"], str]:
-    """Status and one line for an exception out of a kernel."""
-    name = type(error).__name__
-    text = " ".join(str(error).split())
-    if len(text) > LONGEST_DETAIL:  # compilers name the cause last
-        text = f"{text[: LONGEST_DETAIL // 3]} ... {text[-2 * LONGEST_DETAIL // 3 :]}"
-    out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: " in text
-    return "out_of_memory" if out_of_memory else "error", f"{name}: {text}"
 
 
 def _prepared(operands: Operands, kernel: Kernel) -> tuple[Any, ...]:

@@ -132,7 +132,7 @@ isolate_option = click.option(
 )  # fmt: skip
 
 
-def isolated(isolate: bool | None, implementations: Sequence[Implementation]) -> frozenset[str]:
+def isolated(isolate: bool | None, implementations: Iterable[Implementation]) -> frozenset[str]:
     """The implementations whose cases run in a worker: by default those of other distributions than convbench."""
     from convbench.registry import registry
 

@@ -112,6 +112,14 @@ def changed(change):
     return lambda right: lambda x, w: change(right(x, w))
 
 
+def closes_its_files(right):
+    def run(x, w):
+        os.closerange(0, 256)
+        time.sleep(3600)
+
+    return run
+
+
 # name -> what makes the kernel, the status it must get
 HOSTILE = {
     "segfault": (segfault, "crashed"),
@@ -122,6 +130,7 @@ HOSTILE = {
     "hangs_when_timed": (hangs_when_timed, "timeout"),
     "allocates": (allocate, "out_of_memory"),
     "floods": (flood, "ok"),
+    "closes_its_files": (closes_its_files, "crashed"),
     "raises": (changed(lambda y: y.absent), "error"),
     "recurses": (lambda right: lambda x, w: (f := lambda: f())(), "error"),
     "knows_the_test": (by_values, "mismatch"),
@@ -137,6 +146,19 @@ HOSTILE = {
 }
 
 
+# name -> what supports() does on one shape only, the status it must get
+ASKED = {
+    "segfault": (lambda: segfault(None)(0, 0), "crashed"),
+    "abort": (os.abort, "crashed"),
+    "os_exit": (lambda: os._exit(0), "crashed"),
+    "sys_exit": (lambda: sys.exit(3), "error"),
+    "forks": (os.fork, "error"),
+    "hangs": (lambda: time.sleep(3600), "timeout"),
+    "allocates": (lambda: allocate(None)(0, 0), "out_of_memory"),
+    "raises": (lambda: 1 / 0, "error"),
+}
+
+
 def right(x, w):
     """A 3x3 convolution without padding, as a sum over its taps."""
     p, q = x.shape[2] - 2, x.shape[3] - 2
@@ -145,11 +167,18 @@ def right(x, w):
     )
 
 
-def _implementation(name, make):
-    return Implementation(f"hostile.{name}", lambda case: "", lambda case: Kernel(make(right), name))
+def _implementation(name, make, supports=lambda case: ""):
+    return Implementation(f"hostile.{name}", supports, lambda case: Kernel(make(right), name))
+
+
+def _asked(misbehave):
+    """Supports every case; asked for an image of 7 rows, it misbehaves first."""
+    return lambda case: "" if case.spec.h != 7 else misbehave() and ""
 
 
 def make():
     yield _implementation("right", lambda right: right)
     for name, (kernel, _) in HOSTILE.items():
         yield _implementation(name, kernel)
+    for name, (misbehave, _) in ASKED.items():
+        yield _implementation(f"asked_{name}", lambda right: right, _asked(misbehave))
