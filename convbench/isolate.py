@@ -128,7 +128,7 @@ class Isolated:
         while left := [cell.implementation for cell in cells if cell.implementation.name not in rows]:
             found = self._ask(self._request(case, replace(plan, implementations=left), record), Answer, self.silence_s)
             if isinstance(found, Answer) and [row.implementation for row in found.rows] != [i.name for i in left]:
-                found = 0, "error", "its process answered for other kernels"
+                found = self._forged()
             if isinstance(found, Answer):
                 watch.seconds.update(found.seconds)
                 greedy = next((row for row in found.rows if row.status == "out_of_memory"), None)
@@ -142,6 +142,12 @@ class Isolated:
             for i in left[number - 1 : number] or left:  # in no one's turn: none can be worked on
                 rows[i.name] = make_row(case, Cell(i, status=status, detail=detail), None, record, plan.policy)
         return [rows[cell.implementation.name] for cell in cells]
+
+    def _forged(self) -> Fall:
+        assert self._worker
+        turn = self._worker.shared[_TURN]
+        self.close()  # its real answer is still to come
+        return turn, "error", "wrote to the pipe of its process's answers"
 
     def close(self) -> None:
         """End the worker and whatever its kernels started."""
@@ -333,7 +339,8 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in (signal.SIGINT, signal.SIGALRM):  # the parent decides, and no kernel over the others
+        signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
     os.register_at_fork(after_in_child=lambda: os._exit(0), after_in_parent=lambda: os._exit(FORKED))
     keep_freed_memory()

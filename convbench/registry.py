@@ -15,7 +15,7 @@ from convbench.plugin import Implementation, Probe, Unavailable
 from convbench.results import Status
 from convbench.spec import PASSES, ConvSpec
 from convbench.trial import ending
-from convbench.untrusted import failure, one_line
+from convbench.untrusted import failure, one_line, shortened
 
 OWN = "convbench"  # the distribution
 KERNELS_GROUP = "convbench.kernels"
@@ -110,8 +110,9 @@ def _load(point: EntryPoint) -> Callable[[], Iterable[Any]]:
 def _add(registry: Registry, point: EntryPoint, implementation: Any) -> None:
     if not isinstance(implementation, Implementation):
         raise TypeError(f"implementations() gave {type(implementation).__name__}, expected Implementation")
-    if not re.fullmatch(rf"{re.escape(point.name)}(\.[\w-]+)+", str(implementation.name)):
-        raise ValueError(f"an implementation is named {implementation.name!r}, expected {point.name}.algorithm")
+    if not re.fullmatch(rf"{re.escape(point.name)}(\.[\w-]{{1,60}}){{1,3}}", str(implementation.name)):
+        named = shortened(repr(implementation.name))
+        raise ValueError(f"an implementation is named {named}, expected {point.name}.algorithm")
     if implementation.name in registry.implementations:
         raise ValueError(f"the name {implementation.name!r} is already taken")
     registry.implementations[implementation.name] = replace(

@@ -77,7 +77,10 @@ def one_line(text: str, replacement: str = REPLACEMENT) -> str:
 def failure(error: BaseException) -> tuple[Literal["error", "out_of_memory"], str]:
     """Status and one line for an exception out of a stranger's code."""
     name = type(error).__name__
-    text = printable(" ".join(str(error).split()))
+    try:
+        text = printable(" ".join(str(error).split()))
+    except Exception:
+        text = "its message cannot be had"
     if len(text) > LONGEST_DETAIL:  # compilers name the cause last
         text = f"{text[: LONGEST_DETAIL // 3]} ... {text[-2 * LONGEST_DETAIL // 3 :]}"
     out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: " in text

@@ -46,9 +46,10 @@ def test_every_hostile_kernel_has_its_status_and_the_others_are_timed(implementa
     here = [i for i in implementations if i.name not in ("hostile.segfault", "hostile.abort") and "asked" not in i.name]
     expected = {"torch.aten": "ok", "hostile.right": "ok"}
     expected |= {f"hostile.{name}": status for name, (_, status) in hostile.HOSTILE.items()}
+    expected |= {f"hostile.built_{name}": "error" for name in hostile.BUILT}
     record = new_record(Environment(machine="m"), [], {})
     with closing(Isolated(silence_s=10, memory_bytes=2**30)) as worker:
-        execute(plan_of(here, CASE), record, Silent(), worker=worker)
+        execute(replace(plan_of(here, CASE), threads=2), record, Silent(), worker=worker)
     assert {row.implementation: row.status for row in record.rows} == {i.name: expected[i.name] for i in here}
     assert [row.implementation for row in record.rows] == [i.name for i in here]
     for row in record.rows:
@@ -56,6 +57,7 @@ def test_every_hostile_kernel_has_its_status_and_the_others_are_timed(implementa
     details = {row.implementation: row.status_detail for row in record.rows}
     assert "exit status 3" in details["hostile.os_exit"]
     assert details["hostile.forks"] == "forked its process"
+    assert details["hostile.changes_conditions"].startswith("changed torch's number of threads from 2 to 1, the work")
     assert "flood" not in "".join(capfd.readouterr())
 
 
