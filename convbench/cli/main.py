@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors are one line on stderr."""
     try:
         return _run(arguments)
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: its code would be taken for one of ours
         return _complain(_bug(error, arguments), EXIT_BUG)
 
 
@@ -91,8 +91,10 @@ def _run(arguments: list[str]) -> int:
         return _complain(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
 
 
-def _bug(error: Exception, arguments: list[str]) -> str:
+def _bug(error: BaseException, arguments: list[str]) -> str:
     """What to say of a fault of convbench itself; the traceback goes into a file."""
+    from convbench.untrusted import failure
+
     lines = (f"convbench {__version__}, Python {sys.version}\n", f"{shlex.join(arguments)}\n\n")
     text = "".join((*lines, *traceback.format_exception(error)))
     try:
@@ -103,7 +105,7 @@ def _bug(error: Exception, arguments: list[str]) -> str:
     except OSError:
         click.echo(text, err=True)
         place = "stands above"
-    return f"a bug of convbench: {type(error).__name__}: {error}; report it with its traceback, which {place}"
+    return f"a bug of convbench: {failure(error)[1]}; report it with its traceback, which {place}"
 
 
 def _complain(message: str, code: int) -> int:

@@ -52,6 +52,22 @@ def test_a_bug_is_one_line_with_an_exit_code_of_its_own(monkeypatch, tmp_path, c
     assert "Traceback" in capsys.readouterr().err
 
 
+class Unspeakable(BaseException):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), GeneratorExit(), Unspeakable()])
+def test_nothing_that_is_raised_passes_for_a_check(raised, monkeypatch, tmp_path, capsys):
+    def broken(*_):
+        raise raised
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("convbench.cli.count.select_cases", broken)
+    assert run(["count", "mobilenet_v1"]) == EXIT_BUG
+    assert type(raised).__name__ in capsys.readouterr().err
+
+
 def test_no_command_shows_the_help(capsys):
     assert run([]) == 2
     assert "  savings  " in capsys.readouterr().err
