@@ -115,7 +115,7 @@ class Conditions:
             "torch's use of deterministic algorithms": (
                 torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
             ),
-            "the working folder": (os.getcwd, os.chdir),
+            "the working folder": (_working_folder, os.chdir),
         }  # fmt: skip
         if hasattr(os, "sched_getaffinity"):
             self._switches["the CPUs of the process"] = (
@@ -128,9 +128,18 @@ class Conditions:
         changed = []
         for name, (get, put) in self._switches.items():
             if (now := get()) != (before := self._before[name]):
-                put(before)
+                with suppress(OSError):  # a folder that is gone
+                    put(before)
+                self._before[name] = get()
                 changed.append(f"{name} from {before} to {now}")
         return ", ".join(changed)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "one that is gone"
 
 
 def keep_freed_memory() -> str:
