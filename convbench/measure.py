@@ -33,6 +33,7 @@ BATCHES = 10
 STUDENT = 2.262  # Student's t with BATCHES - 1 degrees of freedom, 97.5%
 FEWEST_FOR_BATCHES = 3 * BATCHES
 FEWEST_FOR_INTERVAL = 6  # below this the 95% order-statistics interval of a median does not exist
+LONGEST_SAMPLE_S = 60.0
 NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's threshold
 IMPRECISE = 2  # an interval that is so many times wider than was asked for is remarked on
 DRIFT = 0.05  # last third against first third of the samples
@@ -78,6 +79,11 @@ class Policy:
             raise InputError(f"precision {self.precision:.3g}: expected a fraction between 0 and 1, such as 1%")
         if not 0 < self.max_time_s < math.inf:
             raise InputError(f"max-time {self.max_time_s:.3g}: expected seconds above 0, and not without end")
+        if not (0 < self.sample_s <= LONGEST_SAMPLE_S and self.min_samples > 0):
+            raise InputError(
+                f"{self.min_samples} samples of {self.sample_s:.3g} s: expected one at least, of up to "
+                f"{LONGEST_SAMPLE_S:.0f} s; give the record as it was written"
+            )
 
 
 @dataclass
