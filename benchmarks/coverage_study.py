@@ -1,4 +1,4 @@
-"""How often is the 95% interval right? python -m benchmarks.coverage_study FILE.jsonl [--repeats 20] [--minutes 1.3]
+"""How often is the 95% interval right? python -m benchmarks.coverage_study FILE.jsonl [--minutes 60] [--write PAGE.md]
 
 Each repeat is a run in a process of its own, of the same cells under each condition in turn:
 
@@ -10,7 +10,8 @@ thread  a thread of the same process that computes, as a forgotten worker does
 A cell's interval is right where it holds the truth: the median of the cell's medians over the other quiet runs, or,
 under "its own condition's", over the other runs of the same condition. Where it does not, it must be flagged: by a note
 of the row or a warning of the run. Both are counted for seconds, which move with the machine, and for speed-ups, which
-should not. FILE keeps the runs, and going on adds to them; the table is printed at the end.
+should not. FILE keeps the runs, and going on adds to them, for as long as --minutes say; runs of another machine or
+another way of measuring do not count. The table is printed at the end, and put into PAGE between its comments.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -29,12 +31,17 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
+from benchmarks.document import insert
+from convbench.machine.environment import detect
 from convbench.machine.noise import snapshot, warnings
 from convbench.process import keep_freed_memory, prepare, usable_cpus
 
 CONDITIONS = ("quiet", "load", "memory", "thread")
 LAYERS = ("resnet50.conv4_2.b", "mobilenet_v1.block8.dw")
 IMPLEMENTATIONS = ("torch.aten", "torch.channels_last", "numba.auto")
+PRECISION, CELL_S, FEWEST = 0.02, 0.8, 30  # as `convbench run` measures its default suite
+METHOD = f"wider of order statistics and batch means; {PRECISION:.0%}, {CELL_S} s, {FEWEST} samples"
+LONGEST_S, MOST_FAILURES = 300.0, 5  # of a run; runs that may fail before the study gives up
 BUSY = "while True: pass"
 STREAMING = """
 import numpy, psutil
@@ -61,6 +68,8 @@ class Run(Struct):
     condition: str
     cells: list[Cell]
     warnings: list[str]
+    machine: str = ""
+    method: str = ""
 
 
 # One run --------------------------------------------------------------------------------------------------
@@ -82,10 +91,11 @@ def one(condition: str) -> Run:
         threading.Thread(target=exec, args=(BUSY,), daemon=True).start()
     before = snapshot()
     cases = select_cases(Selection(cases=LAYERS), "quick", "forward", ["cpu"])
-    plan = Plan(cases, registry().select(IMPLEMENTATIONS), Policy(0.01, 0.2), threads)
+    plan = Plan(cases, registry().select(IMPLEMENTATIONS), Policy(PRECISION, CELL_S, min_samples=FEWEST), threads)
     record = execute(plan, new_record(Environment(machine="study"), [], {}), _Silent())
     found = [warning for warning in warnings(before, snapshot()) if not warning.startswith(CONSTANT)]
-    return Run(condition, [_cell(row) for row in record.rows if row.ci_low_s], found)
+    machine = detect(with_torch=False).machine
+    return Run(condition, [_cell(row) for row in record.rows if row.ci_low_s], found, machine, METHOD)
 
 
 def _cell(row) -> Cell:
@@ -117,20 +127,36 @@ def disturbed(condition: str) -> Iterator[None]:
 
 def collect(path: Path, repeats: int, minutes: float) -> list[Run]:
     """All runs that there are, after taking those that are missing for as long as there is time."""
-    encoder, begun, longest = msgspec.json.Encoder(), monotonic(), 0.0
-    while len(runs := _read(path)) < repeats * len(CONDITIONS) and monotonic() - begun + longest < 60 * minutes:
+    machine, begun, longest, failures = detect(with_torch=False).machine, monotonic(), 0.0, 0
+    while (
+        len(runs := _read(path, machine)) < repeats * len(CONDITIONS)
+        and monotonic() - begun + longest < 60 * minutes
+        and failures < MOST_FAILURES
+    ):
         condition, started = CONDITIONS[len(runs) % len(CONDITIONS)], monotonic()
-        with disturbed(condition):
-            words = [sys.executable, "-m", "benchmarks.coverage_study", "--one", condition, str(path)]
-            done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-        with path.open("ab") as file:
-            file.write(encoder.encode(msgspec.json.decode(done.stdout, type=Run)) + b"\n")
+        try:
+            found = _take(condition, path)
+        except (subprocess.SubprocessError, msgspec.DecodeError) as error:
+            failures += 1
+            print(f"{condition}: {error}", file=sys.stderr)
+        else:
+            with path.open("ab") as file:
+                file.write(msgspec.json.encode(found) + b"\n")
         longest = max(longest, monotonic() - started)
     return runs
 
 
-def _read(path: Path) -> list[Run]:
-    return msgspec.json.Decoder(Run).decode_lines(path.read_bytes()) if path.exists() else []
+def _take(condition: str, path: Path) -> Run:
+    """One run in a process of its own."""
+    words = [sys.executable, "-m", "benchmarks.coverage_study", "--one", condition, str(path)]
+    with disturbed(condition):
+        done = subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=LONGEST_S)
+    return msgspec.json.decode(done.stdout, type=Run)
+
+
+def _read(path: Path, machine: str) -> list[Run]:
+    runs = msgspec.json.Decoder(Run).decode_lines(path.read_bytes()) if path.exists() else []
+    return [run for run in runs if (run.machine, run.method) == (machine, METHOD)]
 
 
 # What came out --------------------------------------------------------------------------------------------
@@ -185,15 +211,22 @@ def share(hits: int, of: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=1.3)
+    parser.add_argument("--repeats", type=int, default=1000, help="runs of each condition, at most")
+    parser.add_argument("--minutes", type=float, default=60, help="0 prints what there is")
+    parser.add_argument("--write", type=Path, metavar="PAGE.md", help="put the table between the page's comments")
     parser.add_argument("--one", choices=CONDITIONS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(msgspec.json.encode(one(options.one)).decode())
         return 0
     runs = collect(options.file, options.repeats, options.minutes)
-    print(table(runs) if len(runs) >= 2 * len(CONDITIONS) else f"{len(runs)} runs; go on")
+    if len(runs) < 2 * len(CONDITIONS):
+        print(f"{len(runs)} runs; go on")
+        return 1
+    text = f"{len(runs)} runs on {runs[0].machine} until {datetime.now(UTC):%Y-%m-%d}; {METHOD}.\n\n{table(runs)}"
+    print(text)
+    if options.write:
+        insert(options.write, "coverage", text)
     return 0
 
 

@@ -179,7 +179,7 @@ class Study:
         if self.watch.seen:
             return f"did {self.watch.seen[0]}"
         if code not in (*CODES, *([130] if kind in FOLDERS else [])):
-            return f"exit code {code}"
+            return f"exit code {code}: {stderr.partition('; report it')[0][-200:]}"
         lines = [line for line in stderr.splitlines() if ": refused: " not in line]
         if code == 2 and len(lines) != 1 and (kind not in FOLDERS or len(lines) > 3):
             return f"{len(lines)} lines of complaint: {stderr[:200]!r}"

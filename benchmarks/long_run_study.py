@@ -1,9 +1,10 @@
-"""Does a long run grow? python -m benchmarks.long_run_study [--cells 3000] [--large 10000]
+"""Does a long run grow? python -m benchmarks.long_run_study [--cells N | --minutes 120] [--large 10000] [--write PAGE]
 
 Times cells of tiny layers one after the other in one process, as `convbench run` does, and prints by tenths of the run
-the wall time of a case, the time to append it to the journal, resident memory, open files. Then makes a record of
---large cells from those rows and prints what it takes to write, report, compare, check and put it into a history; 0
-makes none.
+the wall time of a case, what of it was no sampling, the time to append it to the journal, resident memory, open files.
+--minutes goes on for so long, with as much time for a cell as the default run has. Then makes a record of --large cells
+from those rows and prints what it takes to write, report, compare, check and put it into a history; 0 makes none.
+--write puts the table of the run into PAGE between its comments.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,6 +25,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
+from benchmarks.document import insert
 from convbench.case import Case
 from convbench.cli.common import err, out, seconds, table
 from convbench.journal import Entry, Header, Journal
@@ -33,8 +37,9 @@ from convbench.run import Plan, execute, new_record, resume, write_outputs
 from convbench.spec import ConvSpec
 
 IMPLEMENTATIONS = ("torch.aten", "torch.channels_last", "torch.unfold")
-POLICY = Policy(max_time_s=0.002, sample_s=0.0002)
-TENTHS = 10
+SHORT, LONG = Policy(max_time_s=0.002, sample_s=0.0002), Policy(0.02, 0.8, min_samples=30)
+SHORTEST_CASE_S = 0.5  # of a long run
+TENTHS, TIMES = 10, ("case_s", "other_s", "append_s")
 PEAK = """import sys
 from convbench.cli.main import run
 code = run(sys.argv[1:])
@@ -47,6 +52,7 @@ class Point(Struct):
     """One case of the run."""
 
     case_s: float
+    other_s: float  # less warm-up and sampling
     append_s: float
     rss_bytes: int
     files: int
@@ -71,8 +77,9 @@ class TimedJournal(Journal):
         begun = perf_counter()
         super().append(entry)
         now = perf_counter()
-        memory = self.process.memory_info().rss
-        self.points.append(Point(now - self.last, now - begun, memory, self.process.num_fds()))
+        memory, whole = self.process.memory_info().rss, now - self.last
+        other = whole - sum(entry.timings.get(activity, 0.0) for activity in ("warm-up", "sample"))
+        self.points.append(Point(whole, other, now - begun, memory, self.process.num_fds()))
         self.last = perf_counter()
 
 
@@ -83,17 +90,20 @@ def cases(count: int) -> Iterator[Case]:
         yield Case(ConvSpec.create([1, c, h, w], 2, 3), suite="tiny", name=f"layer{number}")
 
 
-def long_run(count: int, folder: Path) -> tuple[Journal, list[Point]]:
-    """A run of so many cases, journalled."""
+def long_run(count: int, folder: Path, minutes: float = inf) -> tuple[Journal, list[Point]]:
+    """A run of so many cases or minutes, journalled."""
+    policy = SHORT if minutes == inf else LONG
     threads = prepare(None)
     keep_freed_memory()
-    plan = Plan(list(cases(count)), registry().select(IMPLEMENTATIONS), POLICY, threads)
+    plan = Plan(list(cases(count)), registry().select(IMPLEMENTATIONS), policy, threads)
     record, journal = new_record(Environment(machine="study"), [], {}), TimedJournal(folder)
     names = [i.name for i in plan.implementations]
     journal.start(
-        Header(record=record, cases=plan.cases, implementations=names, policy=POLICY, threads=threads, seed=0)
+        Header(record=record, cases=plan.cases, implementations=names, policy=policy, threads=threads, seed=0)
     )
-    execute(plan, record, Silent(), journal)
+    end = perf_counter() + 60 * minutes
+    with suppress(KeyboardInterrupt):
+        execute(plan, record, Silent(), journal, interrupted=lambda: perf_counter() > end)
     return journal, journal.points
 
 
@@ -101,13 +111,19 @@ def tenths(points: list[Point]) -> list[list[str]]:
     """Lines of the table, one for each tenth of the run."""
     size = max(len(points) // TENTHS, 1)
     lines = []
-    for start in range(0, size * TENTHS, size):
+    for start in range(0, min(size * TENTHS, len(points)), size):
         part = points[start : start + size]
         lines.append([
-            f"{start + 1} - {start + len(part)}", seconds(median(p.case_s for p in part)),
-            seconds(median(p.append_s for p in part)), f"{part[-1].rss_bytes / 2**20:,.0f} MiB", str(part[-1].files),
+            f"{start + 1} - {start + len(part)}", *(seconds(median(getattr(p, name) for p in part)) for name in TIMES),
+            f"{part[-1].rss_bytes / 2**20:,.0f} MiB", str(part[-1].files),
         ])  # fmt: skip
     return lines
+
+
+def markdown(title: str, columns: Sequence[str], lines: list[list[str]]) -> str:
+    """A title, and a table whose first column is text."""
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join((title, "", *(f"| {' | '.join(line)} |" for line in (columns, rule, *lines))))
 
 
 # A large record -----------------------------------------------------------------------------------------
@@ -158,13 +174,21 @@ def clocked(function: Callable[[], object]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=3000)
+    parser.add_argument("--minutes", type=float, help="go on for so long, whatever --cells say")
+    parser.add_argument("--write", type=Path, metavar="PAGE.md", help="put the table between the page's comments")
     parser.add_argument("--large", type=int, default=10_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        journal, points = long_run(options.cells // len(IMPLEMENTATIONS), folder / "long")
-        columns = (("cases", "left"), "a case", "journal", "resident", "files")
-        table(f"{options.cells} cells, {len(IMPLEMENTATIONS)} a case", columns, tenths(points))
+        minutes = options.minutes or inf
+        count = options.cells // len(IMPLEMENTATIONS) if minutes == inf else int(60 * minutes / SHORTEST_CASE_S)
+        begun = perf_counter()
+        journal, points = long_run(count, folder / "long", minutes)
+        title = f"{len(points)} cases of {len(IMPLEMENTATIONS)} cells in {(perf_counter() - begun) / 60:.0f} minutes"
+        columns = ("cases", "a case", "no sampling", "its journal entry", "resident", "open files")
+        table(title, [(columns[0], "left"), *columns[1:]], lines := tenths(points))
+        if options.write:
+            insert(options.write, "long run", markdown(f"{title}:", columns, lines))
         err().print(f"resumed in {clocked(lambda: resume(journal))}", style="dim")
         if options.large:
             large(resume(journal)[1], options.large, folder / "large")

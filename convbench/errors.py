@@ -10,6 +10,7 @@ EXIT_CHECK_FAILED = 1  # a mismatch or a regression
 EXIT_BAD_INPUT = 2  # bad input or usage
 EXIT_INCONCLUSIVE = 3
 EXIT_SOME_CELLS_FAILED = 4  # the run finished, some of its cells did not
+EXIT_BUG = 70  # a fault of convbench itself (EX_SOFTWARE of sysexits.h)
 EXIT_INTERRUPTED = 130  # interrupted, results kept
 
 STRANGERS_ERRORS = (Exception, SystemExit)  # of a plug-in: whatever it raises, the rest still runs

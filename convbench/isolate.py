@@ -1,10 +1,11 @@
 """Cases in a worker process, so that a kernel that crashes or hangs costs its own cell only. Also the worker's script.
 
-A whole case runs in one worker, the reference and all others interleaved, so its ratios are as honest as in this
-process. Where the worker dies, falls silent or runs out of memory, the implementation whose turn it was is named, and
-the case begins again in a new worker without it. Before each turn the worker leaves the implementation's number in
-shared memory, outside what is timed. What kernels print is thrown away. Requests and answers are JSON lines; nothing
-is unpickled. The cost: some three seconds for a worker to start, once a run and once more for each crash.
+An isolated implementation is asked there too whether it supports a case, once for each. A whole case runs in one
+worker, the reference and all others interleaved, so its ratios are as honest as in this process. Where the worker dies,
+falls silent or runs out of memory, the implementation whose turn it was is named, and the case begins again in a new
+worker without it. Before each turn the worker leaves the implementation's number in shared memory, outside what is
+timed. What kernels print is thrown away. Requests and answers are JSON lines; nothing is unpickled. The cost: some
+three seconds for a worker to start, once a run and once more for each crash.
 
 Not contained: what a kernel does to files or other processes. This is no sandbox against malice.
 """
@@ -18,33 +19,59 @@ import select
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib import import_module
 from tempfile import TemporaryFile
 from time import monotonic
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from convbench.case import Case
 from convbench.measure import Policy
+from convbench.plugin import SUPPORTED, Implementation
+from convbench.registry import Broken, families
 from convbench.results import Record, RecordedRow, Status
 from convbench.rows import Cell, make_row
 from convbench.run import Plan, Progress, Stopwatch, open_cells, run_case, verify_case
+from convbench.untrusted import LARGEST_BYTES
 
 SILENCE_S = 120.0  # without a next turn: a hang. Compiling is one turn
+ANSWER_S = 10.0  # the same for supports(), which only looks at a shape
+STARTING_S = 600.0  # in nobody's turn: imports, and the data and reference of a case
 FORKED = 77  # exit status of a worker whose kernel forked
+CLOSING_S = 5.0  # from the end of a process's answers to its own
 POLL_S = 0.5
 _TURN, _COUNT = 0, slice(1, 9)  # of the shared bytes: whose turn it is, and how many there were
 
 
-class Request(Struct):
-    """One case to run; record has no rows."""
+T = TypeVar("T", bound=Struct)
+Fall = tuple[int, Status, str]  # who brought the worker down (its place from 1, 0 for nobody), and how
+
+
+class Question(Struct, tag=True):
+    """Whether an implementation supports a case."""
+
+    case: Case
+    implementation: str
+    memory_bytes: int
+
+
+class Reply(Struct, tag=True):
+    """What supports() answered, and the status of the row where that is a fault."""
+
+    answer: str
+    broken: Status | None
+
+
+class Request(Struct, tag=True):
+    """One case to run on implementations that support it; record has no rows."""
 
     case: Case
     implementations: list[str]
-    named: list[str]
     policy: Policy
     threads: int
     seed: int
@@ -53,7 +80,7 @@ class Request(Struct):
     memory_bytes: int
 
 
-class Answer(Struct):
+class Answer(Struct, tag=True):
     """Its rows, and where the time went."""
 
     rows: list[RecordedRow]
@@ -66,22 +93,42 @@ class Isolated:
 
     timed         verify and time, otherwise verify only
     silence_s     seconds in one implementation's turn after which it hangs
+    answer_s      the same for supports()
     memory_bytes  that a worker may take beyond its start; None for what the machine has available
     """
 
     timed: bool = True
     silence_s: float = SILENCE_S
+    answer_s: float = ANSWER_S
     memory_bytes: int | None = None
     _worker: _Worker | None = None
+    _answers: dict[tuple[str, Case], str] = field(default_factory=dict)
+
+    def shield(self, implementations: Iterable[Implementation], isolated: Container[str]) -> list[Implementation]:
+        """The same implementations; those isolated answer supports() from the worker, which their code may end."""
+        return [
+            replace(i, supports=partial(self._supports, i.name)) if i.name in isolated else i for i in implementations
+        ]
+
+    def _supports(self, name: str, case: Case) -> str:
+        if (name, case) not in self._answers:
+            found = self._ask(Question(case, name, self._memory()), Reply, self.answer_s)
+            if isinstance(found, tuple):
+                found = Reply(f"supports(): {found[2]}", found[1])
+            self._answers[name, case] = Broken(found.answer, found.broken) if found.broken else found.answer
+        return self._answers[name, case]
 
     def __call__(self, case: Case, plan: Plan, record: Record, progress: Progress | None,
                  watch: Stopwatch) -> list[RecordedRow]:  # fmt: skip
         cells = open_cells(case, plan)
         if progress:
             progress.case(case, sum(cell.status == "ok" for cell in cells))
-        rows: dict[str, RecordedRow] = {}
-        while left := [i for i in plan.implementations if i.name not in rows]:
-            found = self._ask(self._request(case, replace(plan, implementations=left), record))
+        fallen = {cell.implementation.name: cell for cell in cells if cell.status != "ok"}
+        rows = {name: make_row(case, cell, None, record, plan.policy) for name, cell in fallen.items()}
+        while left := [cell.implementation for cell in cells if cell.implementation.name not in rows]:
+            found = self._ask(self._request(case, replace(plan, implementations=left), record), Answer, self.silence_s)
+            if isinstance(found, Answer) and [row.implementation for row in found.rows] != [i.name for i in left]:
+                found = self._forged()
             if isinstance(found, Answer):
                 watch.seconds.update(found.seconds)
                 greedy = next((row for row in found.rows if row.status == "out_of_memory"), None)
@@ -92,9 +139,15 @@ class Isolated:
                 self.close()
                 continue
             number, status, detail = found
-            for i in [left[number - 1]] if number else left:  # in no one's turn: none can be worked on
+            for i in left[number - 1 : number] or left:  # in no one's turn: none can be worked on
                 rows[i.name] = make_row(case, Cell(i, status=status, detail=detail), None, record, plan.policy)
-        return [rows[cell.implementation.name] for cell in cells if cell.implementation.name in rows]
+        return [rows[cell.implementation.name] for cell in cells]
+
+    def _forged(self) -> Fall:
+        assert self._worker
+        turn = self._worker.shared[_TURN]
+        self.close()  # its real answer is still to come
+        return turn, "error", "wrote to the pipe of its process's answers"
 
     def close(self) -> None:
         """End the worker and whatever its kernels started."""
@@ -102,18 +155,19 @@ class Isolated:
             self._worker.close()
             self._worker = None
 
-    def _request(self, case: Case, plan: Plan, record: Record) -> Request:
+    def _memory(self) -> int:
         import psutil
 
-        memory = self.memory_bytes or psutil.virtual_memory().available
-        return Request(case, [i.name for i in plan.implementations], sorted(plan.named), plan.policy, plan.threads,
-                       plan.seed, msgspec.structs.replace(record, rows=[]), self.timed, memory)  # fmt: skip
+        return self.memory_bytes or psutil.virtual_memory().available
 
-    def _ask(self, request: Request) -> Answer | tuple[int, Status, str]:
-        """The answer, or who brought the worker down (its place from 1, 0 for nobody), and how."""
+    def _request(self, case: Case, plan: Plan, record: Record) -> Request:
+        return Request(case, [i.name for i in plan.implementations], plan.policy, plan.threads, plan.seed,
+                       msgspec.structs.replace(record, rows=[]), self.timed, self._memory())  # fmt: skip
+
+    def _ask(self, asked: Question | Request, answer: type[T], silence_s: float) -> T | Fall:
         self._worker = self._worker or _Worker()
-        found = self._worker.ask(request, self.silence_s)
-        if not isinstance(found, Answer):
+        found = self._worker.ask(asked, answer, silence_s)
+        if isinstance(found, tuple):
             self.close()
         return found
 
@@ -130,13 +184,13 @@ class _Worker:
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=[file.fileno()], start_new_session=True,
             )  # fmt: skip
 
-    def ask(self, request: Request, silence_s: float) -> Answer | tuple[int, Status, str]:
+    def ask(self, asked: Question | Request, answer: type[T], silence_s: float) -> T | Fall:
         with contextlib.suppress(BrokenPipeError):
             assert self.process.stdin
-            self.process.stdin.write(msgspec.json.encode(request) + b"\n")
+            self.process.stdin.write(msgspec.json.encode(asked) + b"\n")
             self.process.stdin.flush()
-        line, turn, since = b"", b"", monotonic()
-        while not line.endswith(b"\n"):
+        line, turn, since = bytearray(), b"", monotonic()
+        while not line.endswith(b"\n") and len(line) < LARGEST_BYTES:
             if self._readable():
                 assert self.process.stdout
                 if not (part := os.read(self.process.stdout.fileno(), 1 << 20)):
@@ -144,21 +198,24 @@ class _Worker:
                 line += part
             elif turn != (now := self.shared[_COUNT]):
                 turn, since = now, monotonic()
-            elif self.shared[_TURN] and monotonic() - since > silence_s:
-                return self.shared[_TURN], "timeout", f"no sign of life for {silence_s:.0f} s; its process was ended"
+            elif monotonic() - since > (limit := silence_s if self.shared[_TURN] else STARTING_S):
+                return self.shared[_TURN], "timeout", f"no sign of life for {limit:.0f} s; its process was ended"
             elif self.process.poll() is not None and not self._readable():  # a child of a kernel holds the pipe open
                 return (self.shared[_TURN], *self._cause())
         try:
-            return msgspec.json.decode(line, type=Answer)
+            return msgspec.json.decode(line, type=answer)
         except msgspec.DecodeError as error:
-            return self.shared[_TURN], "error", f"its process answered no rows: {error}"
+            return self.shared[_TURN], "error", f"its process gave no answer: {error}"
 
     def _readable(self) -> bool:
         assert self.process.stdout
         return bool(select.select([self.process.stdout], [], [], POLL_S)[0])
 
     def _cause(self) -> tuple[Status, str]:
-        code = self.process.wait()
+        try:
+            code = self.process.wait(CLOSING_S)
+        except subprocess.TimeoutExpired:
+            return "crashed", "closed the files of its process"
         if code == FORKED:
             return "error", "forked its process"
         if code < 0:
@@ -180,58 +237,81 @@ class _Worker:
 
 
 def serve(requests: IO[bytes], answers: int, shared: mmap.mmap) -> None:
-    """Answer requests until there are no more."""
+    """Answer until nothing is asked any more."""
     for line in requests:
-        request = msgspec.json.decode(line, type=Request)
-        shared[_TURN] = 0
-        rows, watch = _work(request, shared)
-        shared[_TURN] = 0
-        data = memoryview(msgspec.json.encode(Answer(rows, watch.seconds)) + b"\n")
+        asked = msgspec.json.decode(line, type=Question | Request)
+        _turn(shared, 0)
+        answer = _answer(asked, shared) if isinstance(asked, Question) else _work(asked, shared)
+        _turn(shared, 0)
+        data = memoryview(msgspec.json.encode(answer) + b"\n")
         while data:
             data = data[os.write(answers, data) :]
 
 
-def _work(request: Request, shared: mmap.mmap) -> tuple[list[RecordedRow], Stopwatch]:
+def _turn(shared: mmap.mmap, number: int) -> None:
+    """Whose code runs next, for the parent to see."""
+    shared[_COUNT] = (int.from_bytes(shared[_COUNT]) + 1).to_bytes(8)
+    shared[_TURN] = number
+
+
+def _answer(question: Question, shared: mmap.mmap) -> Reply:
+    implementation = _implementation(question.implementation)
+    with _limited_memory(question):
+        _turn(shared, 1)
+        answer = implementation.supports(question.case)
+    return Reply(str(answer), answer.status if isinstance(answer, Broken) else None)
+
+
+@cache
+def _implementation(name: str) -> Implementation:
+    (found,) = families([name.partition(".")[0]]).select([name])
+    return found
+
+
+def _work(request: Request, shared: mmap.mmap) -> Answer:
     import torch
 
     from convbench.process import precision, prepare, return_freed_memory
-    from convbench.registry import families
 
-    prepare(request.threads)
-    found = families(name.split(".", 1)[0] for name in request.implementations)
-    chosen = found.select(request.implementations)
     numbers = {name: number for number, name in enumerate(request.implementations, 1)} | {"": 0}
-    count = 0
 
     def working(name: str) -> None:
-        nonlocal count
-        count += 1
-        shared[_COUNT] = count.to_bytes(8)
-        shared[_TURN] = numbers[name]
+        _turn(shared, numbers[name])
 
-    plan = Plan([request.case], chosen, request.policy, request.threads, request.seed, frozenset(request.named))
+    prepare(request.threads)
+    chosen = []
+    for name in request.implementations:
+        working(name)
+        chosen.append(replace(_implementation(name), supports=lambda case: SUPPORTED))  # the parent has asked
+    working("")
+    plan = Plan([request.case], chosen, request.policy, request.threads, request.seed)
     watch = Stopwatch()
     for lazy in ("scipy.stats", "torch._dynamo"):  # loaded in a kernel's turn, they would be of its time and memory
         import_module(lazy)
-    _limit_memory(request)
-    with torch.inference_mode(), precision(request.case.device, request.case.dtype):
+    with _limited_memory(request), torch.inference_mode(), precision(request.case.device, request.case.dtype):
         run: Any = run_case if request.timed else verify_case
         rows = list(run(request.case, plan, request.record, _Unseen(), watch, working))
     return_freed_memory()
-    return rows, watch
+    return Answer(rows, watch.seconds)
 
 
-def _limit_memory(request: Request) -> None:
+@contextlib.contextmanager
+def _limited_memory(asked: Question | Request) -> Iterator[None]:
     """So that allocating without end fails in this process; CUDA reserves addresses far beyond, so not there."""
-    if not sys.platform.startswith("linux") or request.case.device != "cpu":
+    if not sys.platform.startswith("linux") or asked.case.device != "cpu":
+        yield
         return
     import resource
 
     import psutil
 
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = psutil.Process().memory_info().vms + request.memory_bytes
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = psutil.Process().memory_info().vms + asked.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 class _Unseen:
@@ -259,7 +339,8 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in (signal.SIGINT, signal.SIGALRM):  # the parent decides, and no kernel over the others
+        signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
     os.register_at_fork(after_in_child=lambda: os._exit(0), after_in_parent=lambda: os._exit(FORKED))
     keep_freed_memory()

@@ -33,7 +33,9 @@ BATCHES = 10
 STUDENT = 2.262  # Student's t with BATCHES - 1 degrees of freedom, 97.5%
 FEWEST_FOR_BATCHES = 3 * BATCHES
 FEWEST_FOR_INTERVAL = 6  # below this the 95% order-statistics interval of a median does not exist
+LONGEST_SAMPLE_S = 60.0
 NOISY_SPREAD = 0.10  # interquartile range over median; torch.utils.benchmark's threshold
+IMPRECISE = 2  # an interval that is so many times wider than was asked for is remarked on
 DRIFT = 0.05  # last third against first third of the samples
 SETTLED = 0.05  # two warm-up windows that agree this well end the warm-up
 WARMUP_WINDOW = 3
@@ -77,6 +79,11 @@ class Policy:
             raise InputError(f"precision {self.precision:.3g}: expected a fraction between 0 and 1, such as 1%")
         if not 0 < self.max_time_s < math.inf:
             raise InputError(f"max-time {self.max_time_s:.3g}: expected seconds above 0, and not without end")
+        if not (0 < self.sample_s <= LONGEST_SAMPLE_S and self.min_samples > 0):
+            raise InputError(
+                f"{self.min_samples} samples of {self.sample_s:.3g} s: expected one at least, of up to "
+                f"{LONGEST_SAMPLE_S:.0f} s; give the record as it was written"
+            )
 
 
 @dataclass
@@ -181,7 +188,7 @@ def remarks(samples: Samples, policy: Policy) -> list[str]:
         change = median_interval(seconds[-third:]).value / median_interval(seconds[:third]).value - 1
         if abs(change) > DRIFT and spearmanr(samples.rounds, seconds).pvalue < 0.01:
             found.append(f"drift: {change:+.0%} from the first third of the samples to the last")
-    if interval.half_width > 2 * policy.precision:
+    if interval.half_width > IMPRECISE * policy.precision:
         width = "unknown" if interval.low is None else f"{interval.half_width:.1%}"
         found.append(f"imprecise: interval of {width} at the time limit, wanted {policy.precision:.1%}")
     return found

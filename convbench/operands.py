@@ -6,6 +6,7 @@ the dtype is exact, and the comparison needs no tolerance. None is 0, so that no
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ Operands = dict[str, "torch.Tensor"]
 # also round a partial result (before a bias, between the pair's halves), so its own range is the limit there.
 EXACT_RANGE = {"float32": 2**24, "float64": 2**53, "float16": 2**11, "bfloat16": 2**8, "tf32": 2**11}
 LARGEST_INTEGER = 4
+DATA = ("x", "dy")  # what is new in every call; the others are parameters
+EXCHANGED = 8  # pairs of elements, by rearranged()
+SMALL_OPERAND = 32  # elements
 GUARD_BYTES = 4096  # before and after each operand; a multiple of every alignment in use
 
 
@@ -99,6 +103,22 @@ def reals(case: Case, seed: int) -> Operands:
         scale = prod(shape[1:]) ** -0.5 if name.startswith("w") else 1.0
         values = torch.randn(shape, generator=generator) * scale
         made[name] = values.to(device=case.device, dtype=getattr(torch, case.element))
+    return made
+
+
+def rearranged(case: Case, operands: Operands, seed: int) -> Operands:
+    """The same operands with EXCHANGED pairs of elements in each other's place, small ones with new values.
+
+    Their sums, and nearly all else, are as before, so that whoever knows data by a glance takes them for the same.
+    """
+    draw, new, made = random.Random(seed), reals(case, seed), {}
+    for name, tensor in operands.items():
+        if tensor.numel() < SMALL_OPERAND:
+            made[name] = new[name]
+            continue
+        places = draw.sample(range(tensor.numel()), 2 * EXCHANGED)
+        made[name] = tensor.clone()
+        made[name].view(-1)[places] = tensor.view(-1)[places[EXCHANGED:] + places[:EXCHANGED]]
     return made
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from convbench.case import Case, DType
 from convbench.spec import ConvSpec, Pass
@@ -28,6 +28,7 @@ from convbench.spec import ConvSpec, Pass
 __all__ = ["Case", "ConvSpec", "DType", "Implementation", "Kernel", "Layout", "Pass", "Probe", "Unavailable"]
 
 SUPPORTED = ""  # what supports() answers when there is no reason against
+LARGEST_ERROR_FACTOR = 100  # with more a wrong result would pass; Winograd F(4,3) has 10
 Layout = Literal["nchw", "channels_last"]
 
 
@@ -41,8 +42,9 @@ class Kernel:
 
     run         run(*operands) -> output; everything it does is timed, from tensors to a new tensor
     algorithm   what was chosen for this shape, for the ``algorithm`` column
-    prepare     prepare(*operands) -> operands of run; done once, outside the timing. Only for what
-                a user can keep between calls (packed weights); say "prepacked" in the name
+    prepare     prepare(*operands) -> as many operands of run; done once, outside the timing. Only for
+                what a user can keep between calls (packed weights); say "prepacked" in the name. It
+                sees zeros for x and dy, and run gets these themselves in their places
     exact       integer-valued operands give the exact result (False for Winograd and FFT)
     error_factor how much larger than a plain sum's the rounding error may be; state the source
     """
@@ -56,6 +58,8 @@ class Kernel:
     def __post_init__(self) -> None:
         if not callable(self.run) or not isinstance(self.algorithm, str):
             raise TypeError(f"Kernel({self.run!r}, {self.algorithm!r}): expected a function and a text")
+        if not 0 < self.error_factor <= LARGEST_ERROR_FACTOR:
+            raise ValueError(f"error_factor {self.error_factor}: expected a number up to {LARGEST_ERROR_FACTOR}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,10 @@ class Implementation:
     summary: str = ""
     layout: Layout = "nchw"
     on_request: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layout not in get_args(Layout) or not isinstance(self.summary, str):
+            raise ValueError(f"{self.name}: expected a text as summary, and a layout of {', '.join(get_args(Layout))}")
 
     @property
     def family(self) -> str:

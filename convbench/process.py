@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import ceil
+from typing import Any
 
 from convbench.errors import InputError
 from convbench.machine.cgroup import quota_cpus
@@ -95,6 +96,50 @@ def precision(device: str, dtype: str) -> Iterator[None]:
     finally:
         for where, name, value in before:
             setattr(where, name, value)
+
+
+class Conditions:
+    """What is the same for all, and what a kernel could change to the harm of those that come after it."""
+
+    def __init__(self) -> None:
+        import torch
+
+        one_dnn = torch.backends.mkldnn
+        self._switches: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+            "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+            "torch's default type": (torch.get_default_dtype, torch.set_default_dtype),
+            "torch's use of oneDNN": (lambda: one_dnn.enabled, one_dnn.set_flags),
+            "torch's precision of float32 products": (
+                torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+            ),
+            "torch's use of deterministic algorithms": (
+                torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
+            ),
+            "the working folder": (_working_folder, os.chdir),
+        }  # fmt: skip
+        if hasattr(os, "sched_getaffinity"):
+            self._switches["the CPUs of the process"] = (
+                lambda: os.sched_getaffinity(0), lambda cpus: os.sched_setaffinity(0, cpus)
+            )  # fmt: skip
+        self._before = {name: get() for name, (get, _) in self._switches.items()}
+
+    def restored(self) -> str:
+        """What has changed, in words, and is as before again; "" for nothing."""
+        changed = []
+        for name, (get, put) in self._switches.items():
+            if (now := get()) != (before := self._before[name]):
+                with suppress(OSError):  # a folder that is gone
+                    put(before)
+                self._before[name] = get()
+                changed.append(f"{name} from {before} to {now}")
+        return ", ".join(changed)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "one that is gone"
 
 
 def keep_freed_memory() -> str:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from convbench.errors import InputError
-from convbench.results import Record, RecordedRow, cell_name
+from convbench.results import Duration, Record, RecordedRow, cell_name
 from convbench.untrusted import DECODE_ERRORS, check_rows, read_limited
 
 KEY = "convbench"
@@ -25,7 +25,7 @@ REFERENCE_NOTE = "not interleaved with the reference: timed one after the other"
 
 
 class _Stats(Struct):
-    data: list[float] = []
+    data: list[Duration] = []
     iterations: int = 1
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ OTHERS = {f"{name}{s}" for name in ("ab", "check", "compare", "history", "profil
 OTHERS |= {"trace.json", "torch_trace.json"}
 _REQUIRED = {info.encode_name for info in msgspec.structs.fields(RecordedRow) if info.required}
 _TEXTS = {column.name for column in COLUMNS if column.type is str} & _REQUIRED  # these may be empty
-_NUMBERS = {column.name for column in COLUMNS if column.type is float}
 _RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
 
 
@@ -173,8 +171,6 @@ def _row(cells: dict[str | None, Any], where: str) -> RecordedRow:
         row.bias = _has_bias(row)
     except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{where}: {error}; give the file as it was written") from None
-    if not all(math.isfinite(values) for values in (getattr(row, name) or 0.0 for name in _NUMBERS)):
-        raise InputError(f"{where}: expected finite numbers; give the file as it was written")
     return row
 
 
@@ -212,6 +208,7 @@ SHAPE = (
     "operator", "kind", "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "padding_h", "padding_w",
     "dilation_h", "dilation_w", "groups", "output_padding_h", "output_padding_w", "bias",
 )  # fmt: skip
+WORK = (*(name for name in SHAPE if name != "kind"), "pass_", "dtype")  # what is computed: no place, no name
 
 
 def shape_columns(spec: ConvSpec) -> dict[str, Any]:

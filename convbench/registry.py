@@ -12,8 +12,10 @@ from typing import Any
 from convbench.case import Case
 from convbench.errors import STRANGERS_ERRORS, InputError
 from convbench.plugin import Implementation, Probe, Unavailable
+from convbench.results import Status
 from convbench.spec import PASSES, ConvSpec
 from convbench.trial import ending
+from convbench.untrusted import failure, one_line, shortened
 
 OWN = "convbench"  # the distribution
 KERNELS_GROUP = "convbench.kernels"
@@ -23,7 +25,15 @@ CHANNELS_LAST = "torch.channels_last"  # the same on tensors in that format
 
 
 class Broken(str):
-    """An answer of supports() that is no reason but a fault of the plug-in."""
+    """An answer of supports() that is no reason but a fault of the plug-in; status is that of the row that says so."""
+
+    status: Status
+
+    def __new__(cls, text: str, status: Status = "error") -> Broken:
+        """A text with a status."""
+        found = super().__new__(cls, text)
+        found.status = status
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,9 @@ def _load(point: EntryPoint) -> Callable[[], Iterable[Any]]:
 def _add(registry: Registry, point: EntryPoint, implementation: Any) -> None:
     if not isinstance(implementation, Implementation):
         raise TypeError(f"implementations() gave {type(implementation).__name__}, expected Implementation")
-    if not re.fullmatch(rf"{re.escape(point.name)}(\.[\w-]+)+", str(implementation.name)):
-        raise ValueError(f"an implementation is named {implementation.name!r}, expected {point.name}.algorithm")
+    if not re.fullmatch(rf"{re.escape(point.name)}(\.[\w-]{{1,60}}){{1,3}}", str(implementation.name)):
+        named = shortened(repr(implementation.name))
+        raise ValueError(f"an implementation is named {named}, expected {point.name}.algorithm")
     if implementation.name in registry.implementations:
         raise ValueError(f"the name {implementation.name!r} is already taken")
     registry.implementations[implementation.name] = replace(
@@ -115,9 +126,12 @@ def _answering(supports: Callable[[Any], Any]) -> Callable[[Any], str]:
     def answer(case: Any) -> str:
         try:
             reason = supports(case)
+            if isinstance(reason, str):
+                return one_line(str(reason))
+            return Broken(one_line(f"supports() gave {reason!r}, expected '' or the reason"))
         except STRANGERS_ERRORS as error:
-            return Broken(f"supports() failed: {type(error).__name__}: {' '.join(str(error).split())}")
-        return reason if isinstance(reason, str) else Broken(f"supports() gave {reason!r}, expected '' or the reason")
+            status, detail = failure(error)
+            return Broken(f"supports() failed: {detail}", status)
 
     return answer
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from msgspec import Meta, Struct, field
 
 from convbench.case import DType
 from convbench.errors import InputError
-from convbench.spec import Kind, Operator, Pass
+from convbench.spec import LARGEST_TENSOR_ELEMENTS, Kind, Operator, Pass
 from convbench.untrusted import DECODE_ERRORS, check_rows, printable, read_limited, shortened
 
 SCHEMA_VERSION = 1
@@ -29,12 +30,23 @@ Status = Literal["ok", "unsupported", "mismatch", "error", "timeout", "crashed",
 FAILED_STATUSES = ("mismatch", "error", "timeout", "crashed", "out_of_memory")
 
 
-def about(doc: str, unit: str = "", **limits: Any) -> Meta:
-    """What a column means, and the limits (gt, ge) of a value that can be true."""
-    return Meta(description=f"{doc} [{unit}]" if unit else doc, extra={"unit": unit, "doc": doc}, **limits)
+def about(doc: str, unit: str = "") -> Meta:
+    """What a column means."""
+    return Meta(description=f"{doc} [{unit}]" if unit else doc, extra={"unit": unit, "doc": doc})
 
 
-_Time = Annotated[float, Meta(gt=1e-12)]  # no clock tells less
+# What a number of a record may be: no clock tells less than a picosecond, and no cell took 30 years.
+LONGEST_S, LARGEST = 1e9, 2**62
+Time = Annotated[float, Meta(gt=1e-12, le=LONGEST_S)]
+Duration = Annotated[float, Meta(ge=0, le=LONGEST_S)]
+Ratio = Annotated[float, Meta(gt=1e-12, lt=1e12)]
+Rate = Annotated[float, Meta(gt=0, lt=1e15)]
+Ceiling = Annotated[float, Meta(gt=0, lt=1e24)]
+NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Whole = Annotated[int, Meta(ge=0, le=LARGEST)]
+Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
+Size = Annotated[int, Meta(ge=1, le=LARGEST_TENSOR_ELEMENTS)]
+Padding = Annotated[int, Meta(ge=0, le=LARGEST_TENSOR_ELEMENTS)]
 
 
 class Row(Struct, kw_only=True, omit_defaults=False):
@@ -50,62 +62,62 @@ class Row(Struct, kw_only=True, omit_defaults=False):
     pass_: Annotated[Pass, about("forward, data_gradient or weight_gradient")] = field(name="pass")
     dtype: Annotated[DType, about("element type of the tensors; tf32 is float32 with products rounded to TF32")]
     layout: Annotated[str, about("memory format of the tensors given to the implementation")]
-    n: Annotated[int, about("batch size", ge=1)]
-    c: Annotated[int, about("input channels", ge=1)]
-    h: Annotated[int, about("input height", ge=1)]
-    w: Annotated[int, about("input width", ge=1)]
-    k: Annotated[int, about("output channels", ge=1)]
-    r: Annotated[int, about("kernel height", ge=1)]
-    s: Annotated[int, about("kernel width", ge=1)]
-    stride_h: Annotated[int, about("stride, vertical", ge=1)]
-    stride_w: Annotated[int, about("stride, horizontal", ge=1)]
-    padding_h: Annotated[int, about("zero padding on each side, vertical", ge=0)]
-    padding_w: Annotated[int, about("zero padding on each side, horizontal", ge=0)]
-    dilation_h: Annotated[int, about("dilation, vertical", ge=1)]
-    dilation_w: Annotated[int, about("dilation, horizontal", ge=1)]
-    groups: Annotated[int, about("channel groups", ge=1)]
-    output_padding_h: Annotated[int, about("output padding of a transposed convolution, vertical", ge=0)]
-    output_padding_w: Annotated[int, about("output padding of a transposed convolution, horizontal", ge=0)]
+    n: Annotated[Size, about("batch size")]
+    c: Annotated[Size, about("input channels")]
+    h: Annotated[Size, about("input height")]
+    w: Annotated[Size, about("input width")]
+    k: Annotated[Size, about("output channels")]
+    r: Annotated[Size, about("kernel height")]
+    s: Annotated[Size, about("kernel width")]
+    stride_h: Annotated[Size, about("stride, vertical")]
+    stride_w: Annotated[Size, about("stride, horizontal")]
+    padding_h: Annotated[Padding, about("zero padding on each side, vertical")]
+    padding_w: Annotated[Padding, about("zero padding on each side, horizontal")]
+    dilation_h: Annotated[Size, about("dilation, vertical")]
+    dilation_w: Annotated[Size, about("dilation, horizontal")]
+    groups: Annotated[Size, about("channel groups")]
+    output_padding_h: Annotated[Padding, about("output padding of a transposed convolution, vertical")]
+    output_padding_w: Annotated[Padding, about("output padding of a transposed convolution, horizontal")]
     implementation: Annotated[str, about("family.algorithm")]
     algorithm: Annotated[str | None, about("what the implementation chose for this shape")] = None
     status: Annotated[Status, about("ok, or why there is no time")]
     status_detail: Annotated[str | None, about("the reason in words")] = None
-    error: Annotated[float | None, about("relative L2 error against float64, the larger of two checks")] = None
-    tolerance: Annotated[float | None, about("largest error allowed, derived from the reduction length")] = None
-    samples: Annotated[int | None, about("samples taken")] = None
-    median_s: Annotated[_Time | None, about("median time of one call", "s")] = None
-    ci_low_s: Annotated[_Time | None, about("lower end of the median's 95% interval", "s")] = None
-    ci_high_s: Annotated[_Time | None, about("upper end of the median's 95% interval", "s")] = None
-    iqr_s: Annotated[float | None, about("interquartile range of the samples", "s")] = None
-    compile_s: Annotated[float | None, about("time to choose, compile and prepare, outside the timing", "s")] = None
-    macs: Annotated[int | None, about("nominal multiply-accumulates, taps on padding included", "MAC")] = None
-    valid_macs: Annotated[int | None, about("multiply-accumulates on real input only", "MAC")] = None
-    params: Annotated[int | None, about("weights and bias")] = None
-    bytes: Annotated[int | None, about("compulsory bytes: inputs read once, outputs written once", "byte")] = None
-    gflops: Annotated[float | None, about("2 x macs / median_s / 1e9", "GFLOP/s")] = None
-    gbytes_per_s: Annotated[float | None, about("bytes / median_s / 1e9", "GB/s")] = None
-    attainable_gflops: Annotated[float | None, about("roofline of this machine at this intensity", "GFLOP/s")] = None
+    error: Annotated[NotNegative | None, about("relative L2 error against float64, the larger of two checks")] = None
+    tolerance: Annotated[NotNegative | None, about("largest error allowed, derived from the reduction length")] = None
+    samples: Annotated[Positive | None, about("samples taken")] = None
+    median_s: Annotated[Time | None, about("median time of one call", "s")] = None
+    ci_low_s: Annotated[Time | None, about("lower end of the median's 95% interval", "s")] = None
+    ci_high_s: Annotated[Time | None, about("upper end of the median's 95% interval", "s")] = None
+    iqr_s: Annotated[Duration | None, about("interquartile range of the samples", "s")] = None
+    compile_s: Annotated[Duration | None, about("time to choose, compile and prepare, outside the timing", "s")] = None
+    macs: Annotated[Positive | None, about("nominal multiply-accumulates, taps on padding included", "MAC")] = None
+    valid_macs: Annotated[Whole | None, about("multiply-accumulates on real input only", "MAC")] = None
+    params: Annotated[Positive | None, about("weights and bias")] = None
+    bytes: Annotated[Positive | None, about("compulsory bytes: inputs read once, outputs written once", "byte")] = None
+    gflops: Annotated[Rate | None, about("2 x macs / median_s / 1e9", "GFLOP/s")] = None
+    gbytes_per_s: Annotated[Rate | None, about("bytes / median_s / 1e9", "GB/s")] = None
+    attainable_gflops: Annotated[Rate | None, about("roofline of this machine at this intensity", "GFLOP/s")] = None
     roofline_fraction: Annotated[
-        float | None, about("2 x valid_macs / median_s over attainable_gflops; above 1 needs an explanation")
+        Ratio | None, about("2 x valid_macs / median_s over attainable_gflops; above 1 needs an explanation")
     ] = None
     speedup_vs_reference: Annotated[
-        float | None, about("reference time / this time, median over rounds of the same run")
+        Ratio | None, about("reference time / this time, median over rounds of the same run")
     ] = None
-    speedup_ci_low: Annotated[float | None, about("lower end of the speed-up's 95% interval")] = None
-    speedup_ci_high: Annotated[float | None, about("upper end of the speed-up's 95% interval")] = None
+    speedup_ci_low: Annotated[Ratio | None, about("lower end of the speed-up's 95% interval")] = None
+    speedup_ci_high: Annotated[Ratio | None, about("upper end of the speed-up's 95% interval")] = None
 
 
 class GpuCell(Struct, kw_only=True):
     """What a GPU was like while one implementation of a case was timed; empty where the driver does not tell."""
 
-    clock_mhz: Annotated[float | None, about("median clock of the multiprocessors after a sample", "MHz")] = None
-    power_w: Annotated[float | None, about("median power after a sample", "W")] = None
+    clock_mhz: Annotated[NotNegative | None, about("median clock of the multiprocessors after a sample", "MHz")] = None
+    power_w: Annotated[NotNegative | None, about("median power after a sample", "W")] = None
     temperature_c: Annotated[float | None, about("highest temperature after a sample", "C")] = None
     throttled: Annotated[list[str], about("why the clock was held down")] = []
-    discarded: Annotated[int, about("samples thrown away because the clock had fallen")] = 0
-    launch_s: Annotated[float | None, about("time of the host to enqueue one call", "s")] = None
-    memory_bytes: Annotated[int | None, about("most memory taken during a call, beyond its operands", "byte")] = None
-    energy_j: Annotated[float | None, about("energy of one call, the GPU's idle power included", "J")] = None
+    discarded: Annotated[Whole, about("samples thrown away because the clock had fallen")] = 0
+    launch_s: Annotated[Duration | None, about("time of the host to enqueue one call", "s")] = None
+    memory_bytes: Annotated[Whole | None, about("most memory taken during a call, beyond its operands", "byte")] = None
+    energy_j: Annotated[NotNegative | None, about("energy of one call, the GPU's idle power included", "J")] = None
     graph: Annotated[bool, about("timed as a CUDA graph")] = False
     no_readings: Annotated[str, about("why the driver told nothing")] = ""
 
@@ -114,11 +126,11 @@ class RecordedRow(Row, kw_only=True):
     """A row as run.json keeps it: with the raw samples, and what the CSV has no column for."""
 
     bias: bool = False
-    count: Annotated[int, about("how often the network uses the layer")] = 1
+    count: Annotated[Positive, about("how often the network uses the layer")] = 1
     reference: Annotated[str | None, about("implementation that speedup_vs_reference compares with")] = None
-    calls_per_sample: Annotated[int | None, about("calls timed together as one sample")] = None
-    samples_s: Annotated[list[float], about("seconds per call, one value a sample, in order", "s")] = []
-    rounds: Annotated[list[int], about("round of each sample: equal rounds are paired across rows")] = []
+    calls_per_sample: Annotated[Positive | None, about("calls timed together as one sample")] = None
+    samples_s: Annotated[list[Duration], about("seconds per call, one value a sample, in order", "s")] = []
+    rounds: Annotated[list[Whole], about("round of each sample: equal rounds are paired across rows")] = []
     gpu: Annotated[GpuCell | None, about("the GPU while this was timed; null on a CPU")] = None
     notes: Annotated[list[str], about("noise, drift and roofline remarks on this row")] = []
 
@@ -130,8 +142,8 @@ class Peak(Struct, kw_only=True):
     level: Annotated[str, about("register, L1, L2, L3 or DRAM: where the working set lives")]
     device: str
     dtype: DType
-    value: Annotated[float, about("FLOP/s for fma and gemm, bytes/s for copy and triad", gt=0)]
-    working_set_bytes: Annotated[int | None, about("total over all threads", "byte")] = None
+    value: Annotated[Ceiling, about("FLOP/s for fma and gemm, bytes/s for copy and triad")]
+    working_set_bytes: Annotated[Whole | None, about("total over all threads", "byte")] = None
 
 
 class Environment(Struct, kw_only=True):
@@ -184,7 +196,7 @@ def _columns() -> tuple[Column, ...]:
     for info in msgspec.structs.fields(Row):
         hint, unit, doc = hints[info.name], "", ""
         if get_origin(hint) is Annotated:
-            hint, meta = get_args(hint)
+            hint, *_, meta = get_args(hint)
             unit, doc = meta.extra["unit"], meta.extra["doc"]
         bases = [
             t

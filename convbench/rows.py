@@ -11,6 +11,7 @@ from convbench.plugin import Implementation, Kernel
 from convbench.records import shape_columns
 from convbench.results import GpuCell, Record, RecordedRow, Status
 from convbench.roofline import attainable
+from convbench.untrusted import one_line
 from convbench.verify import Verification
 
 
@@ -72,8 +73,8 @@ def _identity(case: Case, cell: Cell, record: Record) -> RecordedRow:
     return RecordedRow(
         run_id=record.run_id, machine=record.machine, device=case.device, suite=case.suite, case=case.name,
         pass_=case.pass_, dtype=case.dtype, layout=cell.implementation.layout, **shape_columns(case.spec),
-        implementation=cell.implementation.name, algorithm=cell.kernel.algorithm if cell.kernel else None,
-        status=cell.status, status_detail=cell.detail or None, compile_s=cell.compile_s, count=case.count,
+        implementation=cell.implementation.name, algorithm=one_line(cell.kernel.algorithm) if cell.kernel else None,
+        status=cell.status, status_detail=one_line(cell.detail) or None, compile_s=cell.compile_s, count=case.count,
     )  # fmt: skip
 
 

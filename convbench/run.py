@@ -21,12 +21,13 @@ from convbench.journal import Entry, Header, Journal, write_atomically
 from convbench.machine.cuda_timer import COLD_SAMPLE_S, CudaTimer, captured
 from convbench.machine.gpu import Watch
 from convbench.measure import Call, Policy, Timer, host_timer, measure
-from convbench.plugin import Implementation
-from convbench.process import precision, return_freed_memory
+from convbench.plugin import Implementation, Kernel
+from convbench.process import Conditions, precision, return_freed_memory
 from convbench.registry import REFERENCE, Broken
 from convbench.results import Environment, Peak, Record, RecordedRow, Status, to_csv, to_json
 from convbench.rows import Cell, make_row
-from convbench.verify import Checker, failure
+from convbench.untrusted import failure
+from convbench.verify import Checker
 
 SLOWEST_CALL_S = 20.0  # a single call above this is reported as a timeout, not sampled
 
@@ -176,23 +177,21 @@ def run_case(case: Case, plan: Plan, record: Record, progress: Progress, watch: 
     checker = Checker(case, plan.seed)
     with watch("verify"):
         _prepare(cells, checker.prepare)
+    conditions = Conditions()
     for cell in _alive(cells):
-        working(cell.implementation.name)
-        with watch("compile"):
+        with _turn(cell, working, conditions), watch("compile"):
             _build(cell, checker)
     for cell in _alive(cells):
-        working(cell.implementation.name)
-        with watch("verify"):
+        with _turn(cell, working, conditions), watch("verify"):
             cell.judge(checker.before(cell.implementation, cell.built))
     with watch("warm-up"):
-        _time(case, _alive(cells), plan, checker, progress, working)
+        _time(case, _alive(cells), plan, checker, progress, working, conditions)
     watch.move("warm-up", "sample", sum(cell.samples.spent_s for cell in _alive(cells) if cell.samples))
     if alive := _alive(cells):
         with watch("verify"):
             _prepare(alive, checker.renew)
     for cell in _alive(cells):
-        working(cell.implementation.name)
-        with watch("verify"):
+        with _turn(cell, working, conditions), watch("verify"):
             cell.judge(checker.after(cell.implementation, cell.built))
     working("")
     with watch("analyse"):
@@ -220,15 +219,24 @@ def verify_plan(
 def verify_case(case: Case, plan: Plan, record: Record, progress: Progress | None, watch: Stopwatch,
                 working: Working = _unheard) -> Iterator[RecordedRow]:  # fmt: skip
     """One case on every implementation that supports it: build and both checks."""
-    checker = Checker(case, plan.seed)
+    checker, conditions = Checker(case, plan.seed), Conditions()
     for cell in open_cells(case, plan):
-        working(cell.implementation.name)
-        if cell.status == "ok":
-            _build(cell, checker)
-        for check in (checker.before, checker.after):
+        with _turn(cell, working, conditions):
             if cell.status == "ok":
-                cell.judge(check(cell.implementation, cell.built))
+                _build(cell, checker)
+            for check in (checker.before, checker.after):
+                if cell.status == "ok":
+                    cell.judge(check(cell.implementation, cell.built))
         yield make_row(case, cell, None, record, plan.policy)
+
+
+@contextmanager
+def _turn(cell: Cell, working: Working, conditions: Conditions) -> Iterator[None]:
+    """One implementation's code runs, and must leave to the others what it found."""
+    working(cell.implementation.name)
+    yield
+    if changed := conditions.restored():
+        cell.fail("error", f"changed {changed}")
 
 
 def open_cells(case: Case, plan: Plan) -> list[Cell]:
@@ -240,7 +248,7 @@ def _open_cell(case: Case, implementation: Implementation, plan: Plan) -> Cell |
     reason = implementation.supports(case)
     if reason and implementation.name not in plan.named and not isinstance(reason, Broken):
         return None
-    status: Status = "error" if isinstance(reason, Broken) else "unsupported" if reason else "ok"
+    status: Status = reason.status if isinstance(reason, Broken) else "unsupported" if reason else "ok"
     return Cell(implementation, status=status, detail=str(reason))
 
 
@@ -268,8 +276,11 @@ def _build(cell: Cell, checker: Checker) -> None:
 
     start = perf_counter()
     try:
-        cell.kernel = cell.implementation.build(checker.case)
-        operands = checker.timing_operands(cell.implementation, cell.kernel, copied=True)
+        kernel = cell.implementation.build(checker.case)
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"build() gave a {type(kernel).__name__}, expected a Kernel")
+        cell.kernel = kernel
+        operands = checker.timing_operands(cell.implementation, kernel, copied=True)
         seconds = call()
         if seconds > SLOWEST_CALL_S:  # compiling may have been part of it
             seconds = call()
@@ -287,7 +298,8 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress, working: Working) -> None:
+def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress: Progress, working: Working,
+          conditions: Conditions) -> None:  # fmt: skip
     on_gpu = CudaTimer(case.device, watch=Watch(case.device)) if case.device.startswith("cuda") else None
     timer: Timer = on_gpu or host_timer
     policy = replace(plan.policy, sample_s=min(plan.policy.sample_s, COLD_SAMPLE_S)) if on_gpu else plan.policy
@@ -305,8 +317,9 @@ def _time(case: Case, cells: list[Cell], plan: Plan, checker: Checker, progress:
             name = cell.implementation.name
             calls[name], originals[name] = call, original
     while calls:
+        blaming = _blaming(timer, calls, working, conditions)
         try:
-            samples = measure(calls, policy, REFERENCE, _blaming(timer, calls, working), plan.seed, progress.sample)
+            samples = measure(calls, policy, REFERENCE, blaming, plan.seed, progress.sample)
         except _CallFailed as failed:  # out with it, and the others again: what they have is only half a case
             name = next(name for name, call in calls.items() if call is failed.call)
             del calls[name]
@@ -327,16 +340,19 @@ class _CallFailed(Exception):
         self.call, self.error = call, error
 
 
-def _blaming(timer: Timer, named: dict[str, Call], working: Working) -> Timer:
+def _blaming(timer: Timer, named: dict[str, Call], working: Working, conditions: Conditions) -> Timer:
     """The timer, saying whose call comes, and whose it was that failed."""
     names = {id(call): name for name, call in named.items()}
 
     def timed(call: Call, calls: int) -> float:
         working(names[id(call)])
         try:
-            return timer(call, calls)
+            seconds = timer(call, calls)
         except STRANGERS_ERRORS as error:
             raise _CallFailed(call, error) from None
+        if changed := conditions.restored():
+            raise _CallFailed(call, RuntimeError(f"changed {changed}"))
+        return seconds
 
     return timed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 LONGEST_TEXT = 300  # a name on a page
 LONGEST_LINE = 2000  # of a terminal, a comment, an annotation
+LONGEST_DETAIL = 300  # characters of an exception's message
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -71,3 +72,16 @@ def escaped(json_text: str) -> str:
 def one_line(text: str, replacement: str = REPLACEMENT) -> str:
     """Text of any length and content as one line to show."""
     return printable(" ".join(shortened(text, LONGEST_LINE).split()), replacement)
+
+
+def failure(error: BaseException) -> tuple[Literal["error", "out_of_memory"], str]:
+    """Status and one line for an exception out of a stranger's code."""
+    name = type(error).__name__
+    try:
+        text = printable(" ".join(str(error).split()))
+    except Exception:
+        text = "its message cannot be had"
+    if len(text) > LONGEST_DETAIL:  # compilers name the cause last
+        text = f"{text[: LONGEST_DETAIL // 3]} ... {text[-2 * LONGEST_DETAIL // 3 :]}"
+    out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: " in text
+    return "out_of_memory" if out_of_memory else "error", f"{name}: {text}"

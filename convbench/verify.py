@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from convbench.case import Case
 from convbench.checks import CHECKS, Expected, Outputs, Trial
 from convbench.errors import STRANGERS_ERRORS
-from convbench.operands import Operands, guarded, in_layout, integers, one_hot, poisoned, reals
+from convbench.operands import DATA, Operands, guarded, in_layout, integers, one_hot, poisoned, reals, rearranged
 from convbench.plugin import Implementation, Kernel, Layout
 from convbench.reference import reference
+from convbench.untrusted import failure
 from convbench.watch import Seen, watching
 
 if TYPE_CHECKING:
     import torch
 
 MOSTLY_ZERO = 0.7  # more zeros than this in the expected result, and agreement says little (benchdnn: MISTRUSTED)
-LONGEST_DETAIL = 300  # characters of an exception's message
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Checker:
         return self._verify(implementation, kernel, self._trials_before)
 
     def after(self, implementation: Implementation, kernel: Kernel) -> Verification:
-        """After timing: new values in the very tensors that were timed, so that what a kernel remembers of their
-        addresses is wrong. Never raises."""
+        """After timing: a few elements exchanged in the very tensors that were timed, so that what a kernel remembers
+        by their addresses, sums or first elements is wrong. Never raises."""
 
         def trials(call: Callable[..., Trial]) -> list[Trial]:
             new = self._reals_after
@@ -170,7 +170,7 @@ class Checker:
 
     @cached_property
     def _reals_after(self) -> Problem:
-        return _problem(self.case, reals(self.case, self.seed + 2))
+        return _problem(self.case, rearranged(self.case, reals(self.case, self.seed + 1), self.seed + 2))
 
 
 def _problem(case: Case, operands: Operands, integers: bool = False) -> Problem:
@@ -199,19 +199,16 @@ def mistrusted(expected: Expected) -> str:
     return f"mistrusted: {zeros:.0%} of the expected result is zero" if zeros > MOSTLY_ZERO else ""
 
 
-def failure(error: BaseException) -> tuple[Literal["error", "out_of_memory"], str]:
-    """Status and one line for an exception out of a kernel."""
-    name = type(error).__name__
-    text = " ".join(str(error).split())
-    if len(text) > LONGEST_DETAIL:  # compilers name the cause last
-        text = f"{text[: LONGEST_DETAIL // 3]} ... {text[-2 * LONGEST_DETAIL // 3 :]}"
-    out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: " in text
-    return "out_of_memory" if out_of_memory else "error", f"{name}: {text}"
-
-
 def _prepared(operands: Operands, kernel: Kernel) -> tuple[Any, ...]:
-    values = tuple(operands.values())
-    return kernel.prepare(*values) if kernel.prepare else values
+    """What run() gets. prepare() sees zeros in place of x and dy, which no user has before the call."""
+    import torch
+
+    if not kernel.prepare:
+        return tuple(operands.values())
+    shown = {name: torch.zeros_like(t) if name in DATA else t for name, t in operands.items()}
+    prepared = kernel.prepare(*shown.values())
+    pairs = zip(operands.items(), prepared, strict=True)
+    return tuple(tensor if name in DATA else packed for (name, tensor), packed in pairs)
 
 
 def _meddled(earlier: Iterable[Trial], results: list[Outputs]) -> bool:

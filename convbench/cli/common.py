@@ -132,7 +132,7 @@ isolate_option = click.option(
 )  # fmt: skip
 
 
-def isolated(isolate: bool | None, implementations: Sequence[Implementation]) -> frozenset[str]:
+def isolated(isolate: bool | None, implementations: Iterable[Implementation]) -> frozenset[str]:
     """The implementations whose cases run in a worker: by default those of other distributions than convbench."""
     from convbench.registry import registry
 
@@ -283,9 +283,9 @@ def _view(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> 
 
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, (heading, side) in enumerate(columns):
-        view.add_column(Text(printable(heading)), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
+        view.add_column(Text(_cell(heading)), justify=side, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
     for row in rows:
-        view.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
+        view.add_row(*(Text(_cell(value)) for value in row))
     return view
 
 
@@ -321,6 +321,11 @@ def interrupts(noted: int = 0) -> Iterator[list[int]]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _cell(value: Any) -> str:
+    """Text of a table's cell: cut as on a page, for folding long text, emoji most of all, takes time and memory."""
+    return "" if value is None else printable(untrusted.shortened(str(value)))
 
 
 def printable(text: str) -> str:

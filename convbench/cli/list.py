@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from convbench.cli import common
@@ -69,6 +71,7 @@ def _cases(names: tuple[str, ...]) -> list[dict]:
 
 
 def _implementations() -> tuple[list[dict], list[dict]]:
+    from convbench.isolate import Isolated
     from convbench.process import prepare
     from convbench.registry import registry
 
@@ -77,11 +80,13 @@ def _implementations() -> tuple[list[dict], list[dict]]:
 
     devices = ["cpu", "cuda:0"] if torch.cuda.is_available() else ["cpu"]
     found = registry()
-    rows = [
-        {"implementation": i.name, "device": device, "layout": i.layout, "on_request": i.on_request,
-         **_coverage(i, device), "summary": i.summary}
-        for i in found.implementations.values() for device in devices
-    ]  # fmt: skip
+    with closing(Isolated()) as worker:
+        asked = worker.shield(found.implementations.values(), common.isolated(None, found.implementations.values()))
+        rows = [
+            {"implementation": i.name, "device": device, "layout": i.layout, "on_request": i.on_request,
+             **_coverage(i, device), "summary": i.summary}
+            for i in asked for device in devices
+        ]  # fmt: skip
     return rows, [{"family": name, "reason": f"unavailable: {reason}"} for name, reason in found.unavailable.items()]
 
 

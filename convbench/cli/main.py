@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
+import traceback
 from importlib import import_module
+from tempfile import NamedTemporaryFile
 
 import click
 
 from convbench import __version__
-from convbench.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ConvbenchError
+from convbench.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_INTERRUPTED, ConvbenchError
 
 COMMANDS = (
     "run", "repro", "list", "machine", "count", "verify", "savings", "profile", "train", "report", "compare", "history",
@@ -34,7 +37,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with `convbench run`. Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 inconclusive, "
-    "4 some cells failed, 130 interrupted (results are kept).",
+    "4 some cells failed, 70 a bug of convbench, 130 interrupted (results are kept).",
 )
 @click.version_option(__version__, prog_name="convbench")
 def cli() -> None:
@@ -54,6 +57,13 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors are one line on stderr."""
+    try:
+        return _run(arguments)
+    except BaseException as error:  # SystemExit too: its code would be taken for one of ours
+        return _complain(_bug(error, arguments), EXIT_BUG)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         return cli.main(arguments, prog_name="convbench", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -79,6 +89,23 @@ def run(arguments: list[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EDQUOT):
             raise
         return _complain(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
+
+
+def _bug(error: BaseException, arguments: list[str]) -> str:
+    """What to say of a fault of convbench itself; the traceback goes into a file."""
+    from convbench.untrusted import failure
+
+    lines = (f"convbench {__version__}, Python {sys.version}\n", f"{shlex.join(arguments)}\n\n")
+    text = "".join((*lines, *traceback.format_exception(error)))
+    try:
+        with NamedTemporaryFile("w", encoding="utf-8", errors="replace", prefix="convbench-bug-", suffix=".txt",
+                                delete=False) as file:  # fmt: skip
+            file.write(text)
+        place = f"is in {file.name}"
+    except OSError:
+        click.echo(text, err=True)
+        place = "stands above"
+    return f"a bug of convbench: {failure(error)[1]}; report it with its traceback, which {place}"
 
 
 def _complain(message: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -84,6 +85,8 @@ def command(
         _print(found)
         for name, path in paths.items():
             common.out().print(f"{name:16} {path}", soft_wrap=True)
+    if outcome.error:
+        raise outcome.error
     if found.missing:
         common.err().print(f"interrupted: not measured: {', '.join(found.missing)}")
         return EXIT_INTERRUPTED
@@ -105,6 +108,7 @@ def _profile(
     import torch
 
     from convbench.cli.progress import live
+    from convbench.isolate import Isolated
     from convbench.profile.options import Options
     from convbench.profile.session import profile
     from convbench.registry import registry
@@ -113,9 +117,11 @@ def _profile(
     torch.manual_seed(seed)
     (where,) = planning.select_devices([device] if device else [])
     selection = Selection(implementations=impl)
+    implementations, worker = planning.select_implementations(registry(), selection), Isolated()
+    isolated = common.isolated(None, implementations)
     options = Options(
         passes=selection.expanded_passes(passes), threads=threads, usual_threads=usual, seed=seed,
-        implementations=planning.select_implementations(registry(), selection),
+        implementations=worker.shield(implementations, isolated), isolated=isolated, worker=worker,
         **({} if max_time is None else {"cell_s": max_time, "alone_s": inf, "step_s": STEP_TIMES * max_time}),
     )  # fmt: skip
     common.err().print("Looking at this machine and the model ...", style="dim")
@@ -123,7 +129,7 @@ def _profile(
     if autocast:
         kind, type_ = torch.device(where).type, getattr(torch, autocast)
         ready = replace(ready, around=lambda: torch.autocast(kind, type_))
-    with common.interrupts():
+    with common.interrupts(), closing(worker):
         return profile(
             ready, where, options, live, lambda line: common.err().print(common.printable(line), style="dim")
         )

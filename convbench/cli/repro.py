@@ -15,6 +15,7 @@ from convbench.spec import PASSES
 
 if TYPE_CHECKING:
     from convbench.compare.environment import Difference
+    from convbench.isolate import Isolated
     from convbench.results import Record, RecordedRow
     from convbench.run import Plan
 
@@ -90,16 +91,17 @@ def _repeat(path: Path, old: Record) -> Record:
     settings = _settings(path, old)
     prepare(settings["threads"])
     allocator = keep_freed_memory()
-    plan = _plan(old, settings)
-    select_devices([plan.cases[0].device])  # refuses one that is not here
+    select_devices([old.rows[0].device])  # refuses one that is not here
     from convbench.cli.progress import live
     from convbench.isolate import Isolated
     from convbench.machine.environment import detect
     from convbench.run import execute, new_record
 
     new = new_record(detect(with_torch=True), [], old.settings | {"allocator": allocator}, "repro")
-    with live(plan) as progress, closing(Isolated()) as worker:
-        return execute(plan, new, progress, worker=worker)
+    with closing(Isolated()) as worker:
+        plan = _plan(old, settings, worker)
+        with live(plan) as progress:
+            return execute(plan, new, progress, worker=worker)
 
 
 def _settings(path: Path, old: Record) -> dict[str, Any]:
@@ -111,20 +113,21 @@ def _settings(path: Path, old: Record) -> dict[str, Any]:
     missing = [name for name in NEEDED if name not in old.settings]
     if missing:
         raise InputError(f"{path}: does not say its {', '.join(missing)}; give the run.json of a `convbench run`")
-    kinds = {"seed": int, "threads": int, "policy": Policy}
+    kinds = {"seed": int, "threads": int, "policy": Policy, "isolated": frozenset[str]}
     try:
-        return {name: msgspec.convert(old.settings[name], kinds[name]) for name in NEEDED}
+        return {name: msgspec.convert(old.settings.get(name, []), kind) for name, kind in kinds.items()}
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: settings: {error}; give the run.json as it was written") from None
 
 
-def _plan(old: Record, settings: dict[str, Any]) -> Plan:
+def _plan(old: Record, settings: dict[str, Any], worker: Isolated) -> Plan:
     from convbench.registry import registry
     from convbench.run import Plan
 
-    names = [row.implementation for row in old.rows]
-    return Plan([_case(old.rows[0])], registry().select(names), settings["policy"], settings["threads"],
-                settings["seed"], frozenset(names), frozenset(old.settings.get("isolated", ())))  # fmt: skip
+    names, isolated = [row.implementation for row in old.rows], settings["isolated"]
+    implementations = worker.shield(registry().select(names), isolated)
+    return Plan([_case(old.rows[0])], implementations, settings["policy"], settings["threads"], settings["seed"],
+                frozenset(names), isolated)  # fmt: skip
 
 
 def _print(pairs: list[tuple[RecordedRow, RecordedRow]], differing: list[Difference]) -> None:

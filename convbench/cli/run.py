@@ -15,19 +15,22 @@ import msgspec
 
 from convbench.cli import common
 from convbench.cli.cluster import cluster_options, run_on
-from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError, OutputError
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, InputError
 from convbench.plan import Selection, check_suites
 
 if TYPE_CHECKING:
+    from convbench.isolate import Isolated
     from convbench.journal import Header, Journal
     from convbench.machine.noise import Snapshot
     from convbench.measure import Policy
     from convbench.results import Record
     from convbench.run import Plan
 
-# Precision, the most seconds of samples for one cell, and those that all cells of the command's own suite share:
-# so it stays at two to four minutes, or under half a minute, however many kernels are installed.
-DEFAULT, QUICK = (0.005, 1.0, 140.0), (0.02, 0.25, 12.0)
+# Fewest samples, the most seconds of them for one cell, and those that all cells of the command's own suite share: so
+# it stays at two to four minutes, or under half a minute, however many kernels are installed. An interval takes account
+# of how neighbours resemble each other from 30 samples on; a quick run has no time for so many.
+PRECISION = 0.02
+DEFAULT, QUICK = (30, 1.0, 140.0), (10, 0.25, 12.0)
 QUICK_SUITE = "quick"
 RUNS = Path("reports")  # where runs go without --out
 
@@ -48,7 +51,7 @@ RUNS = Path("reports")  # where runs go without --out
 @click.option("--quick", is_flag=True, help="Few small layers and short sampling: under half a minute.")
 @click.option("--full", is_flag=True, help="All passes, and the textbook kernels too.")
 @click.option("--threads", type=int, metavar="N", help="Threads for every implementation (default: all CPUs).")
-@click.option("--precision", type=common.Fraction(), help="Stop at this 95% interval (default: 0.5%, with --quick 2%).")
+@click.option("--precision", type=common.Fraction(), help="Stop at this 95% interval (default: 2%).")
 @click.option(
     "--max-time",
     type=float,
@@ -83,10 +86,13 @@ def command(
     With no SUITE: detects this machine, measures its peaks and runs the default suite. Writes run.json,
     results.csv and report.html under reports/ (or --out DIR).
     """
+    from convbench.isolate import Isolated
+
     begun = perf_counter()
     if resume:
         common.refuse_options(resume)
-        record, folder, interrupted = _resume(resume)
+        with closing(Isolated()) as worker:
+            record, folder, interrupted = _resume(resume, worker)
     else:
         policy = partial(_policy, quick, precision, max_time)
         policy(cells=0)  # refuses what cannot be, before anything is looked at
@@ -94,7 +100,10 @@ def command(
         check_suites(selection, QUICK_SUITE if quick else common.DEFAULT_SUITE)
         if cluster:
             return run_on(cluster, cluster_minutes, out, save_suite, as_json)
-        record, folder, interrupted = _start(selection, save_suite, quick, full, threads, policy, seed, isolate, out)
+        with closing(Isolated()) as worker:
+            record, folder, interrupted = _start(
+                selection, save_suite, quick, full, threads, policy, seed, isolate, out, worker
+            )
     record.timings["total"] = record.timings.get("total", 0.0) + perf_counter() - begun
     paths = _write(record, folder)
     if as_json:
@@ -114,7 +123,7 @@ def command(
 
 def _start(
     selection: Selection, save_suite: Path | None, quick: bool, full: bool, threads: int | None,
-    policy: Callable[..., Policy], seed: int, isolate: bool | None, out: Path | None,
+    policy: Callable[..., Policy], seed: int, isolate: bool | None, out: Path | None, worker: Isolated,
 ) -> tuple[Record, Path, bool]:  # fmt: skip
     from convbench import plan as planning
     from convbench.journal import Header, Journal
@@ -135,10 +144,11 @@ def _start(
     from convbench.run import Plan, begin
 
     implementations = planning.select_implementations(registry(), selection, everything=full)
+    isolated = common.isolated(isolate, implementations)
+    implementations = worker.shield(implementations, isolated)
     own_suite = not (selection.suites or full)
     cells = sum(not i.supports(case) for case in cases for i in implementations) if own_suite else 0
     limits = policy(cells=cells)
-    isolated = common.isolated(isolate, implementations)
     plan = Plan(cases, implementations, limits, threads, seed, frozenset(selection.implementations), isolated)
     settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": limits,
                 "seed": seed, "allocator": allocator, "isolated": sorted(isolated)}  # fmt: skip
@@ -152,16 +162,16 @@ def _start(
     journal.start(Header(record=record, cases=cases, implementations=names, policy=plan.policy, threads=threads,
                          seed=seed, named=sorted(plan.named), isolated=sorted(plan.isolated)))  # fmt: skip
     journal.lock()
-    return _go(plan, record, journal, frozenset(), before)
+    return _go(plan, record, journal, frozenset(), before, worker)
 
 
 def _policy(quick: bool, precision: float | None, max_time: float | None, cells: int) -> Policy:
     """What the options say, or else the defaults; ``cells`` that share the time of the command's own suite."""
     from convbench.measure import Policy
 
-    default_precision, cell_s, shared_s = QUICK if quick else DEFAULT
-    cell_s = min(cell_s, shared_s / max(cells, 1))
-    return Policy(default_precision if precision is None else precision, cell_s if max_time is None else max_time)
+    fewest, cell_s, shared_s = QUICK if quick else DEFAULT
+    cell_s = min(cell_s, shared_s / max(cells, 1)) if max_time is None else max_time
+    return Policy(PRECISION if precision is None else precision, cell_s, min_samples=fewest)
 
 
 def _name_idle(plan: Plan) -> None:
@@ -171,7 +181,7 @@ def _name_idle(plan: Plan) -> None:
         common.err().print(f"no layer here for {', '.join(idle)}; `convbench list` shows what they cover")
 
 
-def _resume(folder: Path) -> tuple[Record, Path, bool]:
+def _resume(folder: Path, worker: Isolated) -> tuple[Record, Path, bool]:
     from convbench.journal import Journal
     from convbench.machine.noise import snapshot
     from convbench.process import keep_freed_memory, prepare
@@ -195,10 +205,10 @@ def _resume(folder: Path) -> tuple[Record, Path, bool]:
     _same_conditions(header, folder)
     from convbench.registry import registry
 
-    implementations = registry().select(header.implementations)
+    implementations = worker.shield(registry().select(header.implementations), header.isolated)
     plan = Plan(header.cases, implementations, header.policy, header.threads, header.seed, frozenset(header.named),
                 frozenset(header.isolated))  # fmt: skip
-    return _go(plan, record, journal, done, before)
+    return _go(plan, record, journal, done, before, worker)
 
 
 def _same_conditions(header: Header, folder: Path) -> None:
@@ -217,10 +227,10 @@ def _same_conditions(header: Header, folder: Path) -> None:
         raise InputError(f"{folder}: began with {changed[0]} {was}, now it is {is_}; start a new run")
 
 
-def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Snapshot) -> tuple[Record, Path, bool]:
+def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Snapshot,
+        worker: Isolated) -> tuple[Record, Path, bool]:  # fmt: skip
     """Run the cases that are left; an interrupt or a termination ends it early with all that is finished."""
     from convbench.cli.progress import live
-    from convbench.isolate import Isolated
     from convbench.machine.noise import snapshot, warnings
     from convbench.run import execute
 
@@ -230,12 +240,12 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
         return list(dict.fromkeys((*earlier, *warnings(before, snapshot()))))
 
     try:
-        with common.interrupts() as signals, live(plan, done) as progress, closing(Isolated()) as worker:
+        with common.interrupts() as signals, live(plan, done) as progress:
             execute(plan, record, progress, journal, done, noise, lambda: signals, worker)
         record.complete = True
     except KeyboardInterrupt:
         interrupted = True
-    except OutputError:
+    except Exception:  # the journal cannot be written, or a bug
         _keep(record, journal.path.parent)
         raise
     record.warnings = noise()
@@ -244,11 +254,11 @@ def _go(plan: Plan, record: Record, journal: Journal, done: Set[int], before: Sn
 
 
 def _keep(record: Record, folder: Path) -> None:
-    """What is measured, where the journal cannot be written any more: perhaps these files can."""
+    """What is measured, where a run cannot go on: if the journal cannot be written, perhaps these files can."""
     from convbench.journal import make_folder
     from convbench.run import write_outputs
 
-    with suppress(OutputError):
+    with suppress(Exception):  # there is a worse one to tell of
         make_folder(folder)
         for name, path in write_outputs(record, folder).items():
             common.err().print(f"kept so far: {name:12} {path}")

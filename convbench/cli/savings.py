@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,7 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     threads = prepare(threads)
     keep_freed_memory()
     from convbench.cli.progress import live
+    from convbench.isolate import Isolated
     from convbench.machine.noise import snapshot, warnings
     from convbench.measure import Policy
     from convbench.registry import registry
@@ -87,11 +89,14 @@ def _measure(selection: Selection, threads: int | None, max_time: float) -> Reco
     cases = quartets(
         planning.select_cases(selection, DEFAULT_SUITE, "forward", planning.select_devices(selection.devices))
     )
-    plan = Plan(cases, planning.select_implementations(registry(), selection), Policy(0.01, max_time), threads)
-    record = begin(plan, {"selection": selection, "threads": threads}, quick=True, command="savings")
-    before = snapshot()
-    with live(plan) as progress:
-        execute(plan, record, progress)
+    implementations = planning.select_implementations(registry(), selection)
+    isolated = common.isolated(None, implementations)
+    with closing(Isolated()) as worker:
+        plan = Plan(cases, worker.shield(implementations, isolated), Policy(0.01, max_time), threads, isolated=isolated)
+        record = begin(plan, {"selection": selection, "threads": threads}, quick=True, command="savings")
+        before = snapshot()
+        with live(plan) as progress:
+            execute(plan, record, progress, worker=worker)
     record.complete, record.warnings = True, warnings(before, snapshot())
     return record
 

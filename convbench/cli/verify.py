@@ -45,9 +45,10 @@ def command(
     cases = planning.select_cases(selection, common.DEFAULT_SUITE, "all", planning.select_devices(selection.devices))
     planning.check_precision(cases)
     implementations = planning.select_implementations(registry(), selection, everything=full)
-    plan = Plan(cases, implementations, Policy(), threads, seed, frozenset(selection.implementations),
-                common.isolated(isolate, implementations))  # fmt: skip
+    isolated = common.isolated(isolate, implementations)
     with closing(Isolated(timed=False)) as worker:
+        plan = Plan(cases, worker.shield(implementations, isolated), Policy(), threads, seed,
+                    frozenset(selection.implementations), isolated)  # fmt: skip
         rows = verify_plan(plan, lambda row: _report(row, as_json), worker)
     failed = [row for row in rows if row.status not in ("ok", "unsupported")]
     checked = sum(row.status == "ok" for row in rows) + len(failed)

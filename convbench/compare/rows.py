@@ -11,10 +11,10 @@ from typing import Any
 from convbench.compare.analysis import FASTEST, Comparison, cell_of
 from convbench.compare.sides import Key, Side, Source
 from convbench.ratios import Score, quotient, verdict
+from convbench.records import SHAPE
 from convbench.results import COLUMNS, Column, csv_cell, csv_line
 
-_SHAPE = ("operator", "kind", "pass", "dtype", "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "padding_h",
-          "padding_w", "dilation_h", "dilation_w", "groups", "output_padding_h", "output_padding_w")  # fmt: skip
+_SHAPE = (*SHAPE[:2], "pass", "dtype", *(name for name in SHAPE[2:] if name != "bias"))
 _BY_NAME = {column.name: column for column in COLUMNS}
 _values = attrgetter(*(name if name != "pass" else "pass_" for name in (*_SHAPE, "bias")))
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from convbench.measure import Interval, batch_spread
-from convbench.records import SHAPE, Stored
+from convbench.records import WORK, Stored
 from convbench.results import Record, RecordedRow
 from convbench.untrusted import printable, shortened
 
@@ -23,7 +23,7 @@ Key = tuple  # identity of a case
 LONGEST_LABEL = 100
 
 # What is computed, nothing about where, how or under which name: equal keys are the same work.
-case_id: Callable[[RecordedRow], Key] = attrgetter(*(name for name in SHAPE if name != "kind"), "pass_", "dtype")
+case_id: Callable[[RecordedRow], Key] = attrgetter(*WORK)
 
 
 class Cell(NamedTuple):

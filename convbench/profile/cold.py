@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convbench.case import Case
-from convbench.measure import FEWEST_FOR_INTERVAL, Interval, Timer, median_interval
+from convbench.measure import FEWEST_FOR_INTERVAL, Interval, Timer, series_interval
 from convbench.operands import in_layout, reals
 from convbench.plugin import Implementation
 from convbench.profile.layers import torchs
@@ -64,7 +64,7 @@ def _time(row: LayerRow, implementation: Implementation, flushed: Any, timer: Ti
             flushed.add_(1)
             kernel.run(*others.values())
             seconds.append(timer(lambda: kernel.run(*operands.values()), 1))
-    return median_interval(seconds)
+    return series_interval(seconds)
 
 
 def flush_bytes(device: str, environment: Environment) -> int:

@@ -9,7 +9,7 @@ import msgspec
 
 from convbench import count
 from convbench.case import Case, DType
-from convbench.measure import Policy, measure, median_interval
+from convbench.measure import Policy, measure, series_interval
 from convbench.profile.layers import interval, torchs
 from convbench.profile.model import Cliff, LayerRow, Separable
 from convbench.profile.watch import warm_timer
@@ -98,7 +98,7 @@ def call_seconds(device: str) -> float:
     x = torch.ones(1, 1, 1, 1, device=device)
     with torch.inference_mode():
         samples = measure({"call": lambda: torch.conv2d(x, x)}, Policy(0.05, 0.1), timer=warm_timer(device))
-    return median_interval(samples["call"].seconds).value
+    return series_interval(samples["call"].seconds).value
 
 
 def _forward(rows: Sequence[LayerRow]) -> list[LayerRow]:

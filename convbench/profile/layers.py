@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from convbench import count
 from convbench.case import Case, DType
-from convbench.measure import Interval, median_interval
+from convbench.measure import Interval, series_interval
 from convbench.profile.look import Seen
 from convbench.profile.model import CALL, PACKING, LayerRow, OtherOperator
 from convbench.profile.watch import Event, Layer
@@ -71,7 +71,7 @@ def rows(
     for row in alone:
         timed[spec_of(row), row.pass_, row.dtype].append(row)
     return [
-        _row(what, calls, median_interval(seconds), step_s, device, peaks, call_s,
+        _row(what, calls, series_interval(seconds), step_s, device, peaks, call_s,
              timed[what.spec, what.pass_, what.dtype], _lower(timed, what))
         for what, (calls, seconds) in sums(steps).items()
         if isinstance(what, Layer)
@@ -92,7 +92,7 @@ def operators(steps: Sequence[Sequence[Event]], step_s: float) -> list[OtherOper
     """Everything that is no two-dimensional convolution, the most expensive first."""
     found = [
         OtherOperator(
-            operator=what, calls=calls, step_s=(whole := median_interval(seconds).value), share=whole / step_s
+            operator=what, calls=calls, step_s=(whole := series_interval(seconds).value), share=whole / step_s
         )
         for what, (calls, seconds) in sums(steps).items()
         if isinstance(what, str)

@@ -6,7 +6,21 @@ from typing import Annotated, Any
 
 from msgspec import Struct, field
 
-from convbench.results import Environment, Peak, RecordedRow, about
+from convbench.results import (
+    Duration,
+    Environment,
+    NotNegative,
+    Padding,
+    Peak,
+    Positive,
+    Rate,
+    Ratio,
+    RecordedRow,
+    Size,
+    Time,
+    Whole,
+    about,
+)  # fmt: skip
 from convbench.spec import Kind, Operator, Pass
 
 CALL = "call"  # bound: the roof allows less time than a call costs
@@ -32,68 +46,68 @@ class LayerRow(Struct, kw_only=True):
         None
     )
     receptive_field_w: Annotated[int | None, about("the same of columns")] = None
-    coverage: Annotated[float | None, about("share of the pixels of its receptive field that are read")] = None
-    n: int
-    c: int
-    h: int
-    w: int
-    k: int
-    r: int
-    s: int
-    stride_h: int
-    stride_w: int
-    padding_h: int
-    padding_w: int
-    dilation_h: int
-    dilation_w: int
-    groups: int
-    output_padding_h: int
-    output_padding_w: int
+    coverage: Annotated[NotNegative | None, about("share of the pixels of its receptive field that are read")] = None
+    n: Size
+    c: Size
+    h: Size
+    w: Size
+    k: Size
+    r: Size
+    s: Size
+    stride_h: Size
+    stride_w: Size
+    padding_h: Padding
+    padding_w: Padding
+    dilation_h: Size
+    dilation_w: Size
+    groups: Size
+    output_padding_h: Padding
+    output_padding_w: Padding
     bias: bool
-    calls: Annotated[int, about("how often a step calls it")]
-    params: int
-    macs: int
-    valid_macs: int
-    bytes: int
-    intensity: Annotated[float, about("2 x valid_macs / bytes", "FLOP/byte")]
-    median_s: Annotated[float, about("median time of one call inside the model", "s")]
-    ci_low_s: float | None = None
-    ci_high_s: float | None = None
-    step_s: Annotated[float, about("median time of all its calls in a step", "s")]
-    share: Annotated[float, about("step_s over the time of an eager step that nobody watches")]
-    gflops: float
-    gbytes_per_s: float
-    attainable_gflops: float | None = None
-    roofline_fraction: float | None = None
+    calls: Annotated[Positive, about("how often a step calls it")]
+    params: Positive
+    macs: Positive
+    valid_macs: Whole
+    bytes: Positive
+    intensity: Annotated[NotNegative, about("2 x valid_macs / bytes", "FLOP/byte")]
+    median_s: Annotated[Time, about("median time of one call inside the model", "s")]
+    ci_low_s: Time | None = None
+    ci_high_s: Time | None = None
+    step_s: Annotated[Duration, about("median time of all its calls in a step", "s")]
+    share: Annotated[NotNegative, about("step_s over the time of an eager step that nobody watches")]
+    gflops: Rate
+    gbytes_per_s: Rate
+    attainable_gflops: Rate | None = None
+    roofline_fraction: NotNegative | None = None
     bound: Annotated[
         str | None,
         about("compute, a memory level, call (the roof allows less than a call costs), or packing of the weights"),
     ] = None
-    isolated_s: Annotated[float | None, about("the same call alone and warm, in its layout, by torch", "s")] = None
-    isolated_low_s: float | None = None
-    isolated_high_s: float | None = None
-    cold_s: Annotated[float | None, about("the same alone, its weights out of the caches", "s")] = None
-    cold_low_s: float | None = None
-    cold_high_s: float | None = None
+    isolated_s: Annotated[Time | None, about("the same call alone and warm, in its layout, by torch", "s")] = None
+    isolated_low_s: Time | None = None
+    isolated_high_s: Time | None = None
+    cold_s: Annotated[Time | None, about("the same alone, its weights out of the caches", "s")] = None
+    cold_low_s: Time | None = None
+    cold_high_s: Time | None = None
     best_implementation: Annotated[str | None, about("fastest verified implementation, alone")] = None
     best_algorithm: str | None = None
     best_layout: str | None = None
-    best_s: float | None = None
-    best_speedup: Annotated[float | None, about("isolated_s / best_s")] = None
-    best_speedup_ci_low: float | None = None
-    best_speedup_ci_high: float | None = None
+    best_s: Time | None = None
+    best_speedup: Annotated[Ratio | None, about("isolated_s / best_s")] = None
+    best_speedup_ci_low: Ratio | None = None
+    best_speedup_ci_high: Ratio | None = None
     lower_dtype: Annotated[str | None, about("lower precision in which the layer is fastest, alone")] = None
     lower_implementation: Annotated[str | None, about("fastest verified implementation in it")] = None
-    lower_s: float | None = None
-    lower_speedup: Annotated[float | None, about("isolated_s / lower_s")] = None
-    lower_speedup_ci_low: float | None = None
-    lower_speedup_ci_high: float | None = None
+    lower_s: Time | None = None
+    lower_speedup: Annotated[Ratio | None, about("isolated_s / lower_s")] = None
+    lower_speedup_ci_low: Ratio | None = None
+    lower_speedup_ci_high: Ratio | None = None
     swap_implementation: Annotated[
         str | None,
         about("fastest alone in the layer's own layout, where it clearly beats torch: for use_kernels"),
     ] = None
     prepacked_speedup: Annotated[
-        float | None,
+        Ratio | None,
         about("isolated_s over the fastest time with weights packed ahead, which swapping cannot do"),
     ] = None
 
@@ -102,11 +116,11 @@ class OtherOperator(Struct, kw_only=True):
     """What else a step spends time on: an aten operator, or repacking between memory formats."""
 
     operator: str
-    calls: int
-    step_s: float
-    share: float
+    calls: Positive
+    step_s: Duration
+    share: NotNegative
     profiler_s: Annotated[
-        float | None, about("the same by torch.profiler, nobody watching; empty where unknown", "s")
+        Duration | None, about("the same by torch.profiler, nobody watching; empty where unknown", "s")
     ] = None
 
 
@@ -114,12 +128,12 @@ class Variant(Struct, kw_only=True):
     """The whole step under one change, against the step as it is; no speed-up where the change failed (``reason``)."""
 
     name: str
-    speedup: Annotated[float | None, about("time of the step as it is / time with the change, interleaved pairs")] = (
+    speedup: Annotated[Ratio | None, about("time of the step as it is / time with the change, interleaved pairs")] = (
         None
     )
-    ci_low: float | None = None
-    ci_high: float | None = None
-    error: Annotated[float | None, about("relative L2 difference of the model's output")] = None
+    ci_low: Ratio | None = None
+    ci_high: Ratio | None = None
+    error: Annotated[NotNegative | None, about("relative L2 difference of the model's output")] = None
     reason: str = ""
     detail: dict[str, Any] = {}
 
@@ -132,21 +146,21 @@ class Step(Struct, kw_only=True):
     passes: str
     forward_only_because: str = ""
     compiled: bool = False
-    threads: int
-    median_s: float
-    ci_low_s: float | None = None
-    ci_high_s: float | None = None
-    eager_s: Annotated[float, about("without torch.compile; median_s where the model does not use it", "s")]
-    samples: int
-    watched_s: float
-    distortion: float
-    distortion_ci_low: float | None = None
-    distortion_ci_high: float | None = None
-    convolutions_s: Annotated[float, about("sum of all rows' step_s", "s")]
-    convolutions_share: Annotated[float, about("convolutions_s / eager_s")]
-    profiler_convolutions_s: Annotated[float | None, about("all convolutions by torch.profiler", "s")] = None
+    threads: Positive
+    median_s: Time
+    ci_low_s: Time | None = None
+    ci_high_s: Time | None = None
+    eager_s: Annotated[Time, about("without torch.compile; median_s where the model does not use it", "s")]
+    samples: Positive
+    watched_s: Time
+    distortion: Ratio
+    distortion_ci_low: Ratio | None = None
+    distortion_ci_high: Ratio | None = None
+    convolutions_s: Annotated[Duration, about("sum of all rows' step_s", "s")]
+    convolutions_share: Annotated[NotNegative, about("convolutions_s / eager_s")]
+    profiler_convolutions_s: Annotated[Duration | None, about("all convolutions by torch.profiler", "s")] = None
     profiler_reason: Annotated[str, about("why torch.profiler says nothing")] = ""
-    call_s: Annotated[float | None, about("a convolution of one number: what a call costs here", "s")] = None
+    call_s: Annotated[Duration | None, about("a convolution of one number: what a call costs here", "s")] = None
     operators: list[OtherOperator] = []
 
 
@@ -155,8 +169,8 @@ class Count(Struct, kw_only=True):
 
     tool: str
     what: str
-    ours_macs: int | None = None
-    theirs_macs: int | None = None
+    ours_macs: Whole | None = None
+    theirs_macs: Whole | None = None
     verdict: str
 
 
@@ -164,37 +178,37 @@ class Separable(Struct, kw_only=True):
     """What a depthwise-separable pair in place of a dense layer would give: dense over pair."""
 
     case: str
-    modules: Annotated[int, about("how many have this shape; share is theirs together")] = 1
-    paper: float
-    roofline: float | None = None
-    measured: float | None = None
-    measured_low: float | None = None
-    measured_high: float | None = None
-    share: float
+    modules: Annotated[Positive, about("how many have this shape; share is theirs together")] = 1
+    paper: Ratio
+    roofline: Ratio | None = None
+    measured: Ratio | None = None
+    measured_low: Ratio | None = None
+    measured_high: Ratio | None = None
+    share: NotNegative
 
 
 class Cliff(Struct, kw_only=True):
     """The same layer with channels, or height and width, rounded up: less time for more work. Forward, alone."""
 
     case: str
-    c: int
-    h: int
-    w: int
-    k: int
-    more_c: int
-    more_h: int
-    more_w: int
-    more_k: int
-    speedup: float
-    ci_low: float | None = None
-    ci_high: float | None = None
+    c: Size
+    h: Size
+    w: Size
+    k: Size
+    more_c: Whole
+    more_h: Whole
+    more_w: Whole
+    more_k: Whole
+    speedup: Ratio
+    ci_low: Ratio | None = None
+    ci_high: Ratio | None = None
 
 
 class Gridding(Struct, kw_only=True):
     """Successive dilated layers whose rates share a factor."""
 
     layers: Annotated[list[tuple[str, int]], about("name and dilation of each")]
-    coverage: Annotated[float, about("share of the positions of their common window that they read")]
+    coverage: Annotated[NotNegative, about("share of the positions of their common window that they read")]
 
 
 class Facts(Struct, kw_only=True, frozen=True):
@@ -212,7 +226,7 @@ class Advice(Struct, kw_only=True):
     text: str
     code: str = ""
     layers: list[str] = []
-    gain: float | None = None
+    gain: NotNegative | None = None
 
 
 class Profile(Struct, kw_only=True):

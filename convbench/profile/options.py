@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convbench.case import Case
+from convbench.isolate import Isolated
 from convbench.measure import Policy
 from convbench.plugin import Implementation
 from convbench.registry import CHANNELS_LAST, REFERENCE
@@ -23,6 +24,7 @@ class Options:
     alone_s         ... for all of them together, so that the default stays near a minute
     step_s          most seconds of samples for the step, and for the step under each change
     usual_threads   what the user's torch takes without being told
+    isolated        implementations that run alone in the worker
     """
 
     passes: tuple[Pass, ...]
@@ -33,6 +35,8 @@ class Options:
     alone_s: float = 15.0
     step_s: float = 2.0
     seed: int = 0
+    isolated: frozenset[str] = frozenset()
+    worker: Isolated | None = None
 
     @property
     def torchs(self) -> list[Implementation]:
@@ -47,4 +51,4 @@ class Options:
         """What to run alone, in ``shared_s`` seconds of samples at most."""
         cells = sum(not i.supports(case) for case in cases for i in implementations)
         policy = Policy(PRECISION, min(self.cell_s, shared_s / max(cells, 1)))
-        return Plan(cases, implementations, policy, self.threads, self.seed)
+        return Plan(cases, implementations, policy, self.threads, self.seed, isolated=self.isolated)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from convbench import __version__
 from convbench.machine.noise import snapshot, warnings
-from convbench.measure import Interval, Policy, Sampler, Samples, median_interval, sample, speedup
+from convbench.measure import Interval, Policy, Sampler, Samples, sample, series_interval, speedup
 from convbench.profile import extras, layers
 from convbench.profile.advice import advise
 from convbench.profile.cold import Cold, key, measure_cold
@@ -49,11 +49,12 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The profile, the events of the last watched step, and what torch.profiler saw of a few."""
+    """The profile, the events of the last watched step, what torch.profiler saw of a few, and what ended it early."""
 
     found: Profile
     events: list[Event]
     profiled: Profiled
+    error: Exception | None = None
 
 
 def profile(subject: Subject, device: str, options: Options, live: Live, say: Say) -> Outcome:
@@ -79,7 +80,7 @@ def profile(subject: Subject, device: str, options: Options, live: Live, say: Sa
     found, events = work.profile(reason)
     found.warnings = warnings(before, snapshot())
     found.advice = advise(found)
-    return Outcome(found, events, work.profiled)
+    return Outcome(found, events, work.profiled, work.error)
 
 
 def _plans(events: list[Event], device: str, options: Options) -> list[Plan]:
@@ -113,9 +114,10 @@ class _Work:
     cold: Cold = field(default_factory=dict)
     profiled: Profiled = field(default_factory=Profiled)
     missing: list[str] = field(default_factory=list)
+    error: Exception | None = None
 
     def finish(self, plans: list[Plan]) -> None:
-        """All stages, or those before an interrupt."""
+        """All stages, or those before an interrupt or an error."""
         stages: dict[str, Callable[[], object]] = {
             "the time of the step": self._first_steps,
             "layers alone": lambda: self._alone(plans),
@@ -128,8 +130,9 @@ class _Work:
             for stage in stages.values():
                 stage()
                 self.missing.append("")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
             self.missing = list(stages)[len(self.missing) :]
+            self.error = error if isinstance(error, Exception) else None
         else:
             self.missing = []
 
@@ -144,7 +147,7 @@ class _Work:
     def _alone(self, plans: list[Plan]) -> None:
         for plan in plans:
             with self.live(plan) as progress:
-                execute(plan, self.record, progress)
+                execute(plan, self.record, progress, worker=self.options.worker)
         self.call_s = extras.call_seconds(self.device)
 
     def _cold(self) -> None:
@@ -166,12 +169,12 @@ class _Work:
             if new := [case for case in new if not all(i.supports(case) for i in implementations)]:
                 plan = self.options.plan(new, implementations, self.options.alone_s / 4)
                 with self.live(plan) as progress:
-                    execute(plan, self.record, progress)
+                    execute(plan, self.record, progress, worker=self.options.worker)
 
     def _steps(self) -> None:
         """The step as it is, watched, and under every change that runs, in interleaved rounds."""
         self.say("Timing the step, as it is and under changes ...")
-        rows, plain_s = self._rows(), median_interval(self.samples[PLAIN].seconds).value
+        rows, plain_s = self._rows(), series_interval(self.samples[PLAIN].seconds).value
         tried = changes(rows, self.device, self.options.threads, self.options.usual_threads)
         tried += denormals_gone(self.looked, self.device)
         for change in tried:
@@ -208,7 +211,7 @@ class _Work:
         return self.watch.steps[-len(watched.seconds) * watched.calls_per_sample :]
 
     def _rows(self) -> list[LayerRow]:
-        rows = layers.rows(self._watched(), median_interval(self._unwatched.seconds).value, self.device,
+        rows = layers.rows(self._watched(), series_interval(self._unwatched.seconds).value, self.device,
                            self.record.peaks, self.call_s, self.record.rows)  # fmt: skip
         layers.add_fields(rows, self.looked)
         for row in rows:
@@ -219,7 +222,7 @@ class _Work:
     def profile(self, reason: str) -> tuple[Profile, list[Event]]:
         """The profile but for its advice, and the last watched step. KeyboardInterrupt where no step was timed."""
         if WATCHED not in self.samples:
-            raise KeyboardInterrupt
+            raise self.error or KeyboardInterrupt
         record, rows, steps = self.record, self._rows(), self._watched()
         step = self._step(reason, rows)
         step.operators = layers.operators(steps, step.eager_s)
@@ -235,14 +238,14 @@ class _Work:
         return found, steps[-1]
 
     def _step(self, reason: str, rows: list[LayerRow]) -> Step:
-        plain, eager = (median_interval(each.seconds) for each in (self.samples[PLAIN], self._unwatched))
+        plain, eager = (series_interval(each.seconds) for each in (self.samples[PLAIN], self._unwatched))
         distortion = speedup(self.samples[WATCHED], self._unwatched) or Interval(1.0, None, None)
         convolutions_s = sum(row.step_s for row in rows)
         return Step(
             model=self.subject.name, device=self.device, forward_only_because=reason, compiled=self.compiled,
             passes="forward" if self.run is forward else "forward and backward", threads=self.options.threads,
             median_s=plain.value, ci_low_s=plain.low, ci_high_s=plain.high, eager_s=eager.value,
-            samples=len(self.samples[PLAIN].seconds), watched_s=median_interval(self.samples[WATCHED].seconds).value,
+            samples=len(self.samples[PLAIN].seconds), watched_s=series_interval(self.samples[WATCHED].seconds).value,
             distortion=distortion.value, distortion_ci_low=distortion.low, distortion_ci_high=distortion.high,
             convolutions_s=convolutions_s, convolutions_share=convolutions_s / eager.value, call_s=self.call_s,
         )  # fmt: skip

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
 from convbench import ratios
 from convbench.measure import Interval
+from convbench.records import WORK
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 from convbench.spec import KINDS
 
@@ -105,13 +107,8 @@ class Notice:
     which: list[str] = field(default_factory=list)
 
 
-def case_key(row: RecordedRow) -> tuple:
-    """Identity of a layer: equal for all implementations of it."""
-    return (
-        row.suite, row.case, row.pass_, row.dtype, row.device, row.operator, row.n, row.c, row.h, row.w, row.k, row.r,
-        row.s, row.stride_h, row.stride_w, row.padding_h, row.padding_w, row.dilation_h, row.dilation_w, row.groups,
-        row.output_padding_h, row.output_padding_w,
-    )  # fmt: skip
+# Identity of a layer: equal for all implementations of it.
+case_key: Callable[[RecordedRow], tuple] = attrgetter("suite", "case", "device", *WORK)
 
 
 def reference_of(rows: Iterable[RecordedRow]) -> str | None:

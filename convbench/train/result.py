@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import numpy as np
 from msgspec import Struct, field
 
-from convbench.measure import Interval, median_interval
+from convbench.measure import Interval, series_interval
 from convbench.registry import REFERENCE
 from convbench.results import Environment, about
 from convbench.train.settings import Settings, Variant
@@ -210,7 +210,7 @@ def _speedups(reference: History, other: History) -> dict[str, float | None]:
 def paired(reference: np.ndarray, other: np.ndarray) -> Interval | None:
     """reference / other, step by step: both trained on the same batch, one right after the other."""
     n = min(len(reference), len(other))
-    return median_interval(list(reference[:n] / other[:n])) if n else None
+    return series_interval(list(reference[:n] / other[:n])) if n else None
 
 
 def target_s(history: History, target: float) -> float | None:
@@ -245,7 +245,7 @@ def ends(interval: Interval | None) -> tuple[float | None, float | None, float |
 
 
 def _interval(values: np.ndarray) -> Interval | None:
-    return median_interval(list(values)) if len(values) else None
+    return series_interval(list(values)) if len(values) else None
 
 
 def _median(values: np.ndarray) -> float | None:

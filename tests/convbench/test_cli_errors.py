@@ -10,6 +10,7 @@ from importlib import import_module
 import pytest
 
 from convbench.cli.main import COMMANDS, run
+from convbench.errors import EXIT_BUG
 
 
 def convbench(*arguments, cwd=None, **environment):
@@ -33,6 +34,38 @@ def test_help_fits_a_line_and_its_examples_are_whole_commands(name, capsys):
     for program, called, *words in lines:
         assert (program, called) == ("convbench", name)
         command.make_context(name, words).close()  # raises for an option that there is not
+
+
+def test_a_bug_is_one_line_with_an_exit_code_of_its_own(monkeypatch, tmp_path, capsys):
+    def broken(*_):
+        raise KeyError("no such\ncolumn")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("convbench.cli.count.select_cases", broken)
+    assert run(["count", "mobilenet_v1"]) == EXIT_BUG == 70
+    out, err = capsys.readouterr()
+    (file,) = tmp_path.iterdir()
+    assert out == "" and err.count("\n") == 1 and "a bug of convbench: KeyError" in err and str(file) in err
+    assert "mobilenet_v1" in file.read_text() and "Traceback" in file.read_text()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert run(["count", "mobilenet_v1"]) == EXIT_BUG
+    assert "Traceback" in capsys.readouterr().err
+
+
+class Unspeakable(BaseException):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), GeneratorExit(), Unspeakable()])
+def test_nothing_that_is_raised_passes_for_a_check(raised, monkeypatch, tmp_path, capsys):
+    def broken(*_):
+        raise raised
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("convbench.cli.count.select_cases", broken)
+    assert run(["count", "mobilenet_v1"]) == EXIT_BUG
+    assert type(raised).__name__ in capsys.readouterr().err
 
 
 def test_no_command_shows_the_help(capsys):

@@ -1,5 +1,7 @@
 """Tables on narrow and wide terminals."""
 
+import tracemalloc
+
 import pytest
 from rich.console import Console
 
@@ -50,3 +52,13 @@ def test_control_characters_do_not_reach_the_terminal(width, capsys):
 )
 def test_seconds_have_three_digits_and_a_unit(value, text):
     assert common.seconds(value) == text
+
+
+def test_a_cell_is_cut_so_that_no_text_costs_much_to_fold(width, capsys):
+    width(100)
+    tracemalloc.start()
+    common.table("t", (("x", "left"), ("y", "left")), [["a", "\N{FAMILY}\u200d" * 500_000]] * 20)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(capsys.readouterr().out) < 20 * 1000
+    assert most < 2**25

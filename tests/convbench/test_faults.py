@@ -74,6 +74,22 @@ def test_a_folder_that_vanishes_is_named_and_what_is_measured_is_written_again(r
     assert not (out / JOURNAL).exists()  # not one without a header
 
 
+def test_a_bug_in_the_middle_loses_no_finished_case_and_says_where_they_are(run, tmp_path, monkeypatch, capsys):
+    def broken(case, *rest, real=running.run_case):
+        return real(case, *rest) if case.name != "b" else 1 // 0
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as first:
+        first.setattr(running, "run_case", broken)
+        first.setattr("tempfile.tempdir", str(tmp_path))
+        assert run("--out", str(out)) == 70
+    shown = capsys.readouterr().err
+    assert "a bug of convbench: ZeroDivisionError" in shown.splitlines()[-1] and "Traceback" not in shown
+    assert str(out / "run.json") in shown and cases(out) == ["a"] and not load(out).complete
+    assert convbench(["run", "--resume", str(out)]) == 0
+    assert cases(out) == ["a", "b", "c"]
+
+
 def test_a_read_only_folder_costs_no_measuring(run, tmp_path, monkeypatch, capsys):
     def read_only(*_, **__):
         raise OSError(30, "Read-only file system")

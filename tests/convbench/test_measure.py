@@ -162,7 +162,9 @@ def test_too_few_samples_have_no_interval(values):
     assert median_interval(values).low is None
 
 
-@pytest.mark.parametrize("bad", [{"precision": 0}, {"precision": 1.5}, {"max_time_s": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"precision": 0}, {"precision": 1.5}, {"max_time_s": 0}, {"sample_s": 1e300}, {"min_samples": 0}]
+)
 def test_a_policy_that_cannot_be_met_is_refused(bad):
     with pytest.raises(InputError, match="expected"):
         Policy(**bad)

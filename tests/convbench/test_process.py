@@ -45,3 +45,21 @@ def test_freed_memory_is_kept_while_a_case_is_measured_and_then_returned():
     kept, returned = map(int, done.stdout.split())  # of 256 MiB
     assert kept > 200
     assert returned < 50
+
+
+def test_what_a_kernel_changes_is_told_once_and_put_back(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    threads, conditions = torch.get_num_threads(), process.Conditions()
+    assert conditions.restored() == ""
+    torch.set_num_threads(threads + 1)
+    torch.set_default_dtype(torch.float64)
+    assert conditions.restored() == (
+        f"torch's number of threads from {threads} to {threads + 1}, "
+        "torch's default type from torch.float32 to torch.float64"
+    )
+    assert conditions.restored() == "" and torch.get_num_threads() == threads
+    tmp_path.rmdir()
+    assert conditions.restored().endswith("to one that is gone")
+    assert conditions.restored() == "", "not of those who come after"

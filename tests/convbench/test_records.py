@@ -121,7 +121,7 @@ GOOD = to_csv(ROWS).splitlines()
         ("results.csv", "\n".join(GOOD[:2])[:-40].encode(), "line 2: expected as many cells"),
         ("results.csv", "\n".join([GOOD[0], GOOD[1].replace(",conv2d,", ",conv9d,")]).encode(), "line 2: Invalid enum"),
         ("results.csv", "\n".join([GOOD[0], GOOD[1] + ",extra"]).encode(), "line 2: expected as many cells"),
-        ("results.csv", ("\n".join(GOOD[:2]).rpartition(",")[0] + ",inf").encode(), "line 2: expected finite numbers"),
+        ("results.csv", ("\n".join(GOOD[:2]).rpartition(",")[0] + ",inf").encode(), "line 2: Expected `float` < 1"),
         ("results.csv", ("\n".join(GOOD[:2]).rpartition(",")[0] + ",fast").encode(), "line 2: Expected `float | null`"),
         ("results.csv", b'"' + b"x" * 200_000, "not a convbench results.csv: field larger"),
     ],

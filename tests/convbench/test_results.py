@@ -130,7 +130,18 @@ def test_too_large_a_file_is_not_read(tmp_path, monkeypatch):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("impossible", [{"n": 0}, {"stride_h": 0}, {"padding_w": -1}, {"median_s": -1.0}])
+BELOW = {"int": [-1, 2**63], "float": [-1.0, 1e300]}
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"n": 0}, {"stride_h": 0}, {"speedup_vs_reference": 0.0}, {"speedup_ci_low": 0.0}, {"speedup_ci_high": 0.0},
+        {"gflops": 0.0}, {"samples": 0}, {"samples_s": [-1.0]}, {"rounds": [-1]}, {"count": 0}, {"calls_per_sample": 0},
+        *({c.name: value} for c in COLUMNS if c.type is not str for value in BELOW[c.type.__name__]
+          if (c.name, value) not in (("error", 1e300), ("tolerance", 1e300))),
+    ],
+)  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(tmp_path, impossible):
     document = json.loads(to_json(record()))
     document["rows"][0] |= impossible

@@ -351,7 +351,7 @@ def test_many_cells_share_the_time_of_the_default_run():
     assert seconds(False, None, None, 280) == 0.5
     assert seconds(True, None, None, 96) == 0.125
     assert seconds(False, None, 3.0, 280) == 3.0
-    assert (_policy(True, None, None, 0).precision, _policy(True, 0.001, None, 0).precision) == (0.02, 0.001)
+    assert (_policy(True, None, None, 0).precision, _policy(False, 0.001, None, 0).precision) == (0.02, 0.001)
 
 
 def test_a_folder_that_cannot_be_used_costs_no_measuring(tiny, tmp_path, capsys, monkeypatch):

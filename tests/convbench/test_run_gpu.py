@@ -11,6 +11,7 @@ from convbench import run
 from convbench.case import Case
 from convbench.measure import Policy
 from convbench.plugin import Implementation, Kernel
+from convbench.process import Conditions
 from convbench.results import GpuCell
 from convbench.rows import Cell
 from convbench.spec import ConvSpec
@@ -41,7 +42,7 @@ def timed(monkeypatch, graphs: bool, capture) -> list[Cell]:
     plan = run.Plan([CASE], named, Policy(0.5, 0.01), 1, graphs=graphs)
     checker = SimpleNamespace(timing_operands=lambda implementation, kernel: ())
     progress = SimpleNamespace(sample=lambda seconds: None)
-    run._time(CASE, cells, plan, checker, progress, lambda name: None)
+    run._time(CASE, cells, plan, checker, progress, lambda name: None, Conditions())
     return cells
 
 

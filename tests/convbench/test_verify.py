@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from convbench import verify
 from convbench.case import Case
 from convbench.checks import LAMBDA_NORM, relative_error, rounding, tolerance
+from convbench.operands import EXCHANGED, reals, rearranged
 from convbench.plugin import Implementation, Kernel
 from convbench.registry import registry
 from convbench.spec import ConvSpec
@@ -109,7 +110,7 @@ def test_fresh_operands_after():
     spy = Implementation("torch.spy", lambda case: "", lambda case: Kernel(spy_run, ""))
 
     def spy_run(x, w):
-        seen.append(float(x.nan_to_num().double().abs().sum()))
+        seen.append(hash(x.numpy().tobytes()))
         return ATEN.build(SMALL).run(x, w)
 
     checker, kernel = Checker(SMALL), spy.build(SMALL)
@@ -132,6 +133,25 @@ def test_prepared_operands_are_what_run_gets():
     packed = Implementation("torch.packed", lambda case: "", lambda case: kernel)
     assert Checker(SMALL).before(packed, kernel).status == "ok"
     assert Checker(SMALL).timing_operands(packed, kernel)[1].shape == (6, 36)
+
+
+def test_what_is_computed_while_preparing_is_of_no_use():
+    def prepare(x, w):
+        return x, ATEN.build(SMALL).run(x, w)
+
+    kernel = Kernel(lambda x, answer: answer.clone(), "cheats", prepare)
+    found = Checker(SMALL).before(Implementation("torch.cheat", lambda case: "", lambda case: kernel), kernel)
+    assert found.status == "mismatch"
+
+
+def test_operands_of_the_check_after_differ_from_the_timed_ones_in_a_few_places_only():
+    before = reals(SMALL, 1)
+    after = rearranged(SMALL, before, 2)
+    for name, tensor in before.items():
+        assert 0 < int((tensor != after[name]).sum()) <= 2 * EXCHANGED
+        assert torch.equal(tensor.flatten().sort()[0], after[name].flatten().sort()[0])
+    tiny = Case(ConvSpec.create([1, 1, 2, 2], 1, 1))
+    assert not torch.equal(rearranged(tiny, reals(tiny, 1), 2)["w"], reals(tiny, 1)["w"])
 
 
 def test_a_result_that_is_mostly_zero_is_mistrusted():

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -161,6 +162,15 @@ def test_neither_torch_nor_numba_nor_pandas_is_imported(files):
     )
     done = subprocess.run([sys.executable, "-c", code, "compare", *files], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("impossible", [{"median_s": 0.0}, {"macs": -1}, {"best_speedup": -1.0}, {"stride_h": 0}])
+def test_numbers_that_cannot_be_are_refused(impossible, files, tmp_path, capsys):
+    found = json.loads((Path(files[0]) / "profile.json").read_bytes())
+    found["rows"][0] |= impossible
+    (tmp_path / "damaged.json").write_text(json.dumps(found))
+    assert run(["compare", files[1], str(tmp_path / "damaged.json")]) == 2
+    assert f"rows[0].{next(iter(impossible))}" in capsys.readouterr().err
 
 
 def test_a_selection_is_refused_and_a_profile_reads_back(files, capsys):

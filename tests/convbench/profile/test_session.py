@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from convbench.cli.main import run
+from convbench.errors import EXIT_BUG
 from convbench.profile import session
 from convbench.profile.counts import GROUPED, counts
 from convbench.profile.export import markdown
@@ -66,6 +67,16 @@ def test_an_interrupt_keeps_what_is_finished_and_names_the_rest(stage, file, tmp
     assert all(variant["speedup"] for variant in found["variants"] if not variant["reason"])
     assert "Interrupted" in (out / "profile.md").read_text()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_bug_keeps_what_is_finished_too(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(session, "measure_cold", lambda *_: 1 // 0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    out = tmp_path / "out"
+    assert run(["profile", f"{file}:net", *QUICK, "--pass", "forward", "--out", str(out)]) == EXIT_BUG
+    assert "ZeroDivisionError" in capsys.readouterr().err.splitlines()[-1]
+    found = json.loads((out / "profile.json").read_text())
+    assert found["missing"][0] == "layers alone with cold weights" and found["rows"][0]["isolated_s"]
 
 
 def test_an_interrupt_before_a_step_was_timed_leaves_nothing(file, tmp_path, monkeypatch, capsys):

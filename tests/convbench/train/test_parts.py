@@ -1,5 +1,6 @@
 """Augmentation, losses and metrics: exact where exact is possible, against scikit-learn and by hand elsewhere."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from convbench.train import metrics
 from convbench.train.augment import augmented
 from convbench.train.losses import dice_loss, loss_of
+from convbench.train.result import paired
 
 KINDS = ("flip", "shift", "crop", "rotate", "noise")
 
@@ -105,3 +107,10 @@ def test_metrics_are_scikit_learns(pairs):
     ):
         assert [value or 0 for value in ours] == pytest.approx(list(theirs))
     assert [v is None for v in metrics.recalls(matrix)] == [not (truth == label).any() for label in labels]
+
+
+def test_the_interval_of_steps_that_drift_is_wider_than_that_of_the_same_in_any_order():
+    drifting = np.linspace(1.0, 2.0, 60)
+    mixed = np.random.default_rng(0).permutation(drifting)
+    wide, usual = (paired(seconds, np.ones(60)) for seconds in (drifting, mixed))
+    assert wide.high - wide.low > 1.3 * (usual.high - usual.low)
