@@ -102,6 +102,8 @@ def _unfit(input: Tensor) -> str:
         return ""
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "transforms of torch.func"
     if input.layout is not torch.strided:
         return f"{input.layout} tensors"
     return "" if input.device.type in ("cpu", "cuda") else f"tensors on {input.device.type}"

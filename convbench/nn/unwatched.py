@@ -20,7 +20,7 @@ def unwatched(
     """operator(*arguments) by the shortest way: compute itself, or an autograd function where a gradient is wanted.
 
     compute, keep (setup_context) and backward are what the operator was registered with. The operator itself runs
-    where somebody sees it by the dispatcher: a compiler, a tracer, a profiler, a transform, a tensor subclass.
+    where somebody sees it by the dispatcher: a compiler, a tracer, a profiler, a dispatch mode, a tensor subclass.
     """
 
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -46,7 +46,6 @@ def _watched(operands: list[Tensor]) -> bool:
     return bool(
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or torch._C._autograd._profiler_enabled()
         or not {type(t) for t in operands} <= PLAIN

@@ -327,3 +327,36 @@ def test_activation_checkpointing_with_blocks_of_its_own():
     y.sum().backward()
     close(x.grad, torch.autograd.grad(F.conv2d(x, weight).sum(), x)[0])
     assert [ran.pass_ for block in blocks for ran in block.report.rows] == ["forward", "data_gradient", "forward"]
+
+
+def test_a_profiler_sees_the_operators_which_nobody_calls_otherwise():
+    def called():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            step(model)
+        return {event.key for event in seen.key_averages()} & set(operators)
+
+    operators = [f"convbench::convolution{which}" for which in ("", "_data_gradient", "_weight_gradient")]
+    model = Net()
+    with convbench.use_kernels(EXACT):
+        assert called() == set(operators)
+    assert not called()
+
+
+def test_function_transforms_are_torchs():
+    model = Net()
+    weights = dict(model.named_parameters())
+
+    def loss(weights):
+        return F.cross_entropy(torch.func.functional_call(model, weights, IMAGES), LABELS)
+
+    want = torch.func.grad(loss)(weights)
+    with convbench.use_kernels(EXACT) as used:
+        close(torch.func.grad(loss)(weights), want)
+    assert {ran.reason for ran in used.rows} == {"transforms of torch.func"}
+
+
+def test_tensors_that_a_forward_saves_pass_the_users_hooks():
+    packed = []
+    with convbench.use_kernels("numba.direct"), torch.autograd.graph.saved_tensors_hooks(packed.append, lambda _: None):
+        F.conv2d(IMAGES.clone().requires_grad_(), torch.ones(2, 3, 3, 3, requires_grad=True))
+    assert [tuple(t.shape) for t in packed] == [(2, 3, 16, 16), (2, 3, 3, 3)]
