@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from convbench.gate.driver import Header as GateHeader
 from convbench.gate.facts import Cell
-from convbench.gate.procedure import Pair
+from convbench.gate.procedure import ARMS, Quartet
 from convbench.gate.request import Timed
 from convbench.gate.verdicts import Rules
 from convbench.journal import Entry, Header
@@ -112,8 +112,8 @@ def _gate(record: Record) -> bytes:
     head = GateHeader(base=CANARY, head=CANARY, names=("main", "HEAD"), rules=Rules(), cells=[cell], timed=[timed],
                       changes=[], threads=1, seed=0)  # fmt: skip
     times = {str(cell): row.samples_s[:3]}
-    pairs = [Pair(number=n, phase="screen", samples_s={"base": times, "head": times, "null": times}) for n in range(4)]
-    return msgspec.json.Encoder().encode_lines([head, *pairs])
+    quartets = [Quartet(number=n, phase="screen", samples_s=dict.fromkeys(ARMS, times)) for n in range(4)]
+    return msgspec.json.Encoder().encode_lines([head, *quartets])
 
 
 # Mutations ------------------------------------------------------------------------------------------------
