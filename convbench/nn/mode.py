@@ -12,6 +12,7 @@ from convbench.nn import functional
 from convbench.nn.choice import Wanted, encode
 from convbench.nn.report import Report, reporting
 
+_REPLACED = {torch.conv2d: functional.conv2d, torch.conv_transpose2d: functional.conv_transpose2d}
 _OTHERS = {torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose3d}
 
 
@@ -53,10 +54,8 @@ class use_kernels(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d:
-            return functional.conv2d(*args, **(kwargs | {"choice": self.choice}))
-        if func is torch.conv_transpose2d:
-            return functional.conv_transpose2d(*args, **(kwargs | {"choice": self.choice}))
+        if func in _REPLACED:
+            return _REPLACED[func](*args, **(kwargs | {"choice": self.choice}))
         if func in _OTHERS:
             reason = "only two-dimensional convolutions are replaced"
             functional.leave(func.__name__, args[0] if args else kwargs["input"], reason, self.strict)

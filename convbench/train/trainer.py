@@ -57,8 +57,7 @@ class Trainer:
         """
         torch.manual_seed(seed)  # of dropout: the same for all variants, and after resuming
         try:
-            with self.kernels:
-                self._step(images, target, data_s)
+            self._step(images, target, data_s)
         except STRANGERS_ERRORS as error:
             if self.group.world > 1:
                 raise
@@ -67,7 +66,8 @@ class Trainer:
     def _step(self, images: Tensor, target: Tensor, data_s: float) -> None:
         self.model.train()
         begun = self.now()
-        loss = self.loss(images, target)
+        with self.kernels:  # gradients run on them too; not around the optimizer, whose every operation it would see
+            loss = self.loss(images, target)
         forward = self.now()
         value = float(self.group.total(loss.detach().clone()) / self.group.world)
         if not math.isfinite(value):

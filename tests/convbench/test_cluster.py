@@ -99,10 +99,11 @@ def test_an_interrupt_ends_the_job_and_everything_it_started(pretend, capfd):
     def press():
         while not (pretend / "local" / "journal.jsonl").exists():
             time.sleep(0.05)
-        started.extend(psutil.Process().children(recursive=True))
+        started.extend(set(psutil.Process().children(recursive=True)) - before)
         os.kill(os.getpid(), signal.SIGINT)
 
     started: list[psutil.Process] = []
+    before = set(psutil.Process().children(recursive=True))
     Thread(target=press, daemon=True).start()
     assert convbench(["run", "--quick", "--cluster", "local,local", "--out", str(pretend)]) == 130
     told = f"interrupted: 0 of 2 runs ended; what is measured is kept in {pretend}"

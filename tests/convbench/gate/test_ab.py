@@ -83,12 +83,12 @@ def test_a_termination_ends_the_side_that_is_being_verified(tmp_path, suite, cap
     def stop():
         while not (tmp_path / "begun").exists():
             time.sleep(0.05)
-        started.extend(psutil.Process().children())
+        started.extend(set(psutil.Process().children()) - before)
         os.kill(os.getpid(), signal.SIGTERM)
 
     (tmp_path / "python").write_text(f"#!/bin/sh\ntouch {tmp_path / 'begun'}\nexec sleep 60\n")
     (tmp_path / "python").chmod(0o755)
-    python, started = str(tmp_path / "python"), []
+    python, started, before = str(tmp_path / "python"), [], set(psutil.Process().children())
     Thread(target=stop, daemon=True).start()
     assert convbench(["ab", python, python, suite, "--out", str(tmp_path / "gate")]) == 130
     assert capfd.readouterr().err.splitlines()[-1] == "convbench: interrupted"
