@@ -32,6 +32,13 @@ def show(result: Result, paths: dict[str, str]) -> None:
     for row in result.rows:
         if row.status != "ok":
             common.err().print(common.printable(f"{row.status}: {row.variant}: {row.status_detail}"))
+        if row.fallbacks:
+            common.err().print(
+                common.printable(
+                    f"{row.variant}: torch computed {row.fallbacks} passes of layers that "
+                    f"{row.implementation} cannot; train.html names them"
+                )
+            )
         if row.scaling_efficiency is not None:
             common.out().print(f"{row.variant}: scaling efficiency {row.scaling_efficiency:.0%} on {result.processes}")
     for s in result.savings:

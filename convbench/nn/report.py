@@ -31,6 +31,13 @@ class Ran:
     reason: str = ""
     count: int = 0
 
+    @property
+    def computed_by(self) -> str:
+        """In words: the implementation and its algorithm, or torch and why."""
+        if self.reason:
+            return f"{self.implementation}: {self.reason}"
+        return f"{self.implementation} ({self.algorithm})" if self.algorithm else self.implementation
+
 
 class Report:
     """Counts of Ran, in the order of their first appearance. Threads may share one; print() shows a table."""
@@ -56,7 +63,7 @@ class Report:
         return [ran for ran in self.rows if ran.reason]
 
     def __str__(self) -> str:
-        rows = [(r.layer, r.dtype, r.pass_, _computed_by(r), str(r.count)) for r in self.rows]
+        rows = [(r.layer, r.dtype, r.pass_, r.computed_by, str(r.count)) for r in self.rows]
         if not rows:
             return "no convolution ran"
         return _table([("layer", "dtype", "pass", "ran on", "count"), *rows])
@@ -83,12 +90,6 @@ class reporting:
 
     def __exit__(self, *error: object) -> None:
         _active.reports.pop()
-
-
-def _computed_by(ran: Ran) -> str:
-    if ran.reason:
-        return f"{ran.implementation}: {ran.reason}"
-    return f"{ran.implementation} ({ran.algorithm})" if ran.algorithm else ran.implementation
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -31,8 +31,18 @@ class Evaluation(Struct):
     confusion: list[list[int]]
 
 
+class Computed(Struct, frozen=True):
+    """A pass of a layer shape, what computed it in words, whether torch did because the implementation cannot."""
+
+    layer: str
+    pass_: str = field(name="pass")
+    by: str
+    fallback: bool
+    count: int
+
+
 class History(Struct):
-    """One variant as it went: a value a step, and an evaluation an epoch."""
+    """One variant as it went: a value a step, an evaluation an epoch, and what computed its convolutions."""
 
     variant: Variant
     params: int
@@ -49,6 +59,7 @@ class History(Struct):
     convolution_s: float | None = None
     held_bytes: int | None = None
     alone_s: float | None = None
+    ran: list[Computed] = []
 
     def phase_s(self, phase: str) -> np.ndarray:
         """Seconds a step of one phase, the steps that count."""
@@ -99,6 +110,7 @@ class TrainRow(Struct, kw_only=True):
     convolution_share: Annotated[
         float | None, about("share of forward and backward spent in convolutions, from one step looked into")
     ]
+    fallbacks: Annotated[int, about("passes of layers that torch computed because the implementation cannot")]
     held_bytes: Annotated[
         int | None, about("weights, gradients, optimizer state, and activations kept for backward", "B")
     ]
@@ -180,7 +192,7 @@ def row_of(history: History, all_: Sequence[History], settings: Settings, proces
         images_per_s=settings.batch / step if step else None,
         inference_images_per_s=settings.batch / inference if inference else None,
         **{name: faster.get(name) for name in _SPEEDUPS},
-        convolution_share=share, held_bytes=history.held_bytes,
+        convolution_share=share, fallbacks=sum(c.fallback for c in history.ran), held_bytes=history.held_bytes,
         target_s=target_s(history, settings.target),
         scaling_efficiency=history.alone_s / (processes * step) if history.alone_s and step else None,
     )  # fmt: skip

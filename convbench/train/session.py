@@ -140,6 +140,8 @@ class Session:
 
     def save(self, folder: Path | None) -> None:
         """Write the checkpoint, whole or not at all. Raises OutputError; what was there before stays."""
+        for trainer in self.trainers:
+            trainer.note_what_ran()
         if folder is None or self.group.rank:
             return
         state = {

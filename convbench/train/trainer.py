@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
@@ -18,7 +19,7 @@ from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.train.data import Data
 from convbench.train.losses import loss_of
 from convbench.train.parallel import Group
-from convbench.train.result import Evaluation, History
+from convbench.train.result import Computed, Evaluation, History
 from convbench.train.settings import Settings, Variant
 
 Tensor = torch.Tensor
@@ -40,6 +41,7 @@ class Trainer:
         self.kernels = _kernels(variant.implementation, settings.strict)
         self.format = torch.channels_last if variant.implementation == CHANNELS_LAST else torch.contiguous_format
         self.history = History(variant, sum(p.numel() for p in plain.parameters()), macs_of(plain, data))
+        self.ran_before: dict[tuple[str, str, str, bool], int] = {}
         self.plain = plain.to(settings.device).to(memory_format=self.format)  # type: ignore[call-overload]
         check_output(variant.model, self.plain, data, settings.device)
         self.model = group.wrap(self.plain)
@@ -123,6 +125,14 @@ class Trainer:
         self.history.detail = f"{type(error).__name__}: {text[:300]}" + ("; lower --batch" if memory else "")
         self.optimizer.zero_grad()
 
+    def note_what_ran(self) -> None:
+        """Keep what computed the convolutions, before an interruption too."""
+        if isinstance(self.kernels, use_kernels):
+            counts = Counter(self.ran_before)
+            for ran in self.kernels.report.rows:
+                counts[ran.layer, ran.pass_, ran.computed_by, bool(ran.reason)] += ran.count
+            self.history.ran = [Computed(*what, count) for what, count in counts.items()]
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it: tensors and plain data only."""
         return {
@@ -137,6 +147,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = history
+        self.ran_before = {(c.layer, c.pass_, c.by, c.fallback): c.count for c in history.ran}
 
 
 def build(variant: Variant, settings: Settings, data: Data) -> nn.Module:
