@@ -138,11 +138,10 @@ def _tiles_of(count, size, thread, threads):
 
 @kernel
 def _copy(x, dy, work, taps, g_at, first_image, images, thread, threads):
-    """One thread's share of the rows of dy and of x, the block's images behind each other, zeros behind the last."""
-    g = record(Products, g_at)
-    begin, end = share(g.groups * (g.k + g.terms), thread, threads)
-    count = taps.shape[0]
-    for i in range(begin, end):
+    """One thread's share of the rows of dy and of x, the block's images behind each other, zeros behind the last. Rows
+    of x take longer: threads take turns."""
+    g, count = record(Products, g_at), taps.shape[0]
+    for i in range(thread, g.groups * (g.k + g.terms), threads):
         at = g.dy_at + i * g.row
         for image in range(images):
             n, to = first_image + image, at + image * g.pixels
