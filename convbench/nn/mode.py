@@ -12,7 +12,10 @@ from convbench.nn import functional
 from convbench.nn.choice import Wanted, encode
 from convbench.nn.report import Report, reporting
 
-_REPLACED = {torch.conv2d: functional.conv2d, torch.conv_transpose2d: functional.conv_transpose2d}
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.conv2d: functional.conv2d,
+    torch.conv_transpose2d: functional.conv_transpose2d,
+}
 _OTHERS = {torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose3d}
 
 
