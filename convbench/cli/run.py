@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Set
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -59,6 +60,7 @@ RUNS = Path("reports")  # where runs go without --out
     help="Longest sampling of one cell, but six samples at least (default: 1, with --quick 0.25; "
     "less where the default suite would take more than four minutes).",
 )
+@click.option("--tune", is_flag=True, help="Let numba.auto try its kernels on each case, and remember the fastest.")
 @click.option("--seed", type=common.Seed(), default=0, show_default=True, help="Seed of the data and of the order.")
 @common.isolate_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
@@ -73,6 +75,7 @@ def command(
     threads: int | None,
     precision: float | None,
     max_time: float | None,
+    tune: bool,
     seed: int,
     isolate: bool | None,
     out: Path | None,
@@ -89,6 +92,8 @@ def command(
     from convbench.isolate import Isolated
 
     begun = perf_counter()
+    if tune:
+        os.environ["CONVBENCH_TUNE"] = "1"  # workers and jobs hear of it too
     if resume:
         common.refuse_options(resume)
         with closing(Isolated()) as worker:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import convbench_kernels
+from convbench_kernels.answers import CACHE_VARIABLE
 from convbench_kernels.numba_cpu import jit
 
 PROGRAM = """
@@ -33,7 +34,7 @@ print(sum(convolve.stats.cache_hits.values()), sum(convolve.stats.cache_misses.v
 
 
 def hits_and_misses(program, cache, path=None):
-    environment = os.environ | {jit.CACHE_VARIABLE: str(cache)}
+    environment = os.environ | {CACHE_VARIABLE: str(cache)}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)

@@ -8,6 +8,7 @@ import pytest
 from convbench.case import Case
 from convbench.spec import ConvSpec
 from convbench.verify import Checker
+from convbench_kernels.answers import CACHE_VARIABLE
 from convbench_kernels.numba_cpu import auto, direct, jit, tiles, winograd
 from tests.kernels.targets import NARROWER, TARGETS
 
@@ -47,7 +48,7 @@ def command(isa):
     """Command and environment of the process; its machine code is kept apart, so that two never write one index."""
     folder = jit.cache_folder().parents[1] / "targets" / isa
     return [sys.executable, "-m", "tests.kernels.test_targets", isa], os.environ | TARGETS[isa] | {
-        jit.CACHE_VARIABLE: str(folder)
+        CACHE_VARIABLE: str(folder)
     }
 
 

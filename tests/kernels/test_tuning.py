@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from convbench_kernels.answers import Answers
 from convbench_kernels.torch_cuda import tuning
 
 SMALL, LARGE = ({"BM": size, "BN": size, "BK": 32, "num_warps": 4, "num_stages": 3} for size in (64, 128))
@@ -29,17 +30,21 @@ class Times:
         return self.seconds[tile["BM"]]
 
 
+def chosen(key, tiles, seconds, path, before=len):
+    return Answers(path, "block sizes", tuning._is_tile).by_trial(key, tiles, seconds, before)
+
+
 def test_the_fastest_is_chosen_and_not_tried_again(tmp_path):
     path, times = tmp_path / "new" / "gpu.json", Times(2.0, 1.0)
-    assert tuning.chosen("a", TILES, times, path) == SMALL
-    assert tuning.chosen("a", TILES, times, path) == SMALL
+    assert chosen("a", TILES, times, path) == SMALL
+    assert chosen("a", TILES, times, path) == SMALL
     assert times.tried == 2
     order: list[object] = []
-    tuning.chosen("c", TILES, lambda tile: float(order.append(tile["BM"]) is None), path, order.append)
-    tuning.chosen("c", TILES, times, path, order.append)
+    chosen("c", TILES, lambda tile: float(order.append(tile["BM"]) is None), path, order.append)
+    chosen("c", TILES, times, path, order.append)
     assert order == [TILES, 128, 64], "compiled together before the first is tried, and only then"
-    assert tuning.chosen("b", TILES, Times(1.0, 2.0), path) == LARGE, "another key is another question"
-    assert tuning.remembered(path) == {"a": SMALL, "b": LARGE, "c": LARGE}
+    assert chosen("b", TILES, Times(1.0, 2.0), path) == LARGE, "another key is another question"
+    assert json.loads(path.read_text()) == {"a": SMALL, "b": LARGE, "c": LARGE}
     assert [p.name for p in path.parent.iterdir()] == ["gpu.json"]
 
 
@@ -47,13 +52,13 @@ def test_another_process_finds_it(tmp_path):
     script = (
         "from convbench_kernels.torch_cuda import tuning\n"
         "from tests.kernels.test_tuning import TILES\n"
-        "path = tuning.cache_file('NVIDIA H100/80')\n"
-        "print(tuning.chosen('a', TILES, lambda tile: 1 / 0, path)['BM'], path.name)"
+        "path = tuning.answers('NVIDIA H100/80')\n"
+        "print(path.by_trial('a', TILES, lambda tile: 1 / 0)['BM'], path.path.name)"
     )
     os.environ["CONVBENCH_CACHE_DIR"], before = str(tmp_path), os.environ.get("CONVBENCH_CACHE_DIR")
     try:
-        path = tuning.cache_file("NVIDIA H100/80")
-        tuning.chosen("a", TILES, Times(2.0, 1.0), path)
+        path = tuning.answers("NVIDIA H100/80").path
+        chosen("a", TILES, Times(2.0, 1.0), path)
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     finally:
         del os.environ["CONVBENCH_CACHE_DIR"]
@@ -63,12 +68,12 @@ def test_another_process_finds_it(tmp_path):
 
 
 def test_a_device_and_a_version_have_a_file_each(tmp_path):
-    assert tuning.cache_file("NVIDIA H100") != tuning.cache_file("NVIDIA H200")
+    assert tuning.answers("NVIDIA H100") != tuning.answers("NVIDIA H200")
     (tmp_path / "kernel.py").write_text("a = 1")
     before = tuning.version.__wrapped__(tmp_path)
     (tmp_path / "kernel.py").write_text("a = 2")
     assert tuning.version.__wrapped__(tmp_path) != before
-    assert tuning.version() in tuning.cache_file("NVIDIA H100").name
+    assert tuning.version() in tuning.answers("NVIDIA H100").path.name
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1, 2]", '{"a": 3}', '{"a": {"BM": "wide"}}', "\x80\x81"])
@@ -76,26 +81,26 @@ def test_a_damaged_file_is_said_and_replaced(tmp_path, damage):
     path = tmp_path / "gpu.json"
     path.write_bytes(damage.encode("latin-1"))
     with pytest.warns(UserWarning, match=r"gpu\.json: not a file of block sizes"):
-        assert tuning.chosen("a", TILES, Times(1.0, 2.0), path) == LARGE
+        assert chosen("a", TILES, Times(1.0, 2.0), path) == LARGE
     assert json.loads(path.read_text()) == {"a": LARGE}
 
 
 def test_sizes_that_are_no_longer_offered_are_tried_again(tmp_path):
     path = tmp_path / "gpu.json"
-    tuning.remember(path, "a", LARGE | {"num_stages": 7})
-    assert tuning.chosen("a", TILES, Times(2.0, 1.0), path) == SMALL
+    Answers(path, "block sizes", tuning._is_tile).keep("a", LARGE | {"num_stages": 7})
+    assert chosen("a", TILES, Times(2.0, 1.0), path) == SMALL
 
 
 def test_sizes_that_cannot_run_are_passed_over_and_none_is_an_error(tmp_path):
-    assert tuning.chosen("a", TILES, Times(inf, 1.0), tmp_path / "gpu.json") == SMALL
+    assert chosen("a", TILES, Times(inf, 1.0), tmp_path / "gpu.json") == SMALL
     with pytest.raises(RuntimeError, match="none of 2 block sizes can run: b"):
-        tuning.chosen("b", TILES, Times(inf, inf), tmp_path / "gpu.json")
+        chosen("b", TILES, Times(inf, inf), tmp_path / "gpu.json")
 
 
 def test_where_nothing_can_be_written_the_answer_still_counts(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="tried again in the next process"):
-        assert tuning.chosen("a", TILES, Times(2.0, 1.0), tmp_path / "file" / "gpu.json") == SMALL
+        assert chosen("a", TILES, Times(2.0, 1.0), tmp_path / "file" / "gpu.json") == SMALL
 
 
 def test_shapes_of_one_class_share_an_answer():

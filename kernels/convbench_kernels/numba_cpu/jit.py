@@ -24,13 +24,12 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core import config as _config
-from platformdirs import user_cache_dir
 
+from convbench_kernels.answers import cache_base
 from convbench_kernels.numba_cpu.parallel import most_threads
 
 config: Any = _config  # Numba fills it in at import: no names for a type checker
 
-CACHE_VARIABLE = "CONVBENCH_CACHE_DIR"
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf
 OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": FASTMATH}
 
@@ -50,8 +49,7 @@ def source_hash(folder: Path = Path(__file__).parent) -> str:
 @cache
 def cache_folder() -> Path:
     """Where this version of the kernels keeps its machine code; CONVBENCH_CACHE_DIR moves the base."""
-    base = os.environ.get(CACHE_VARIABLE) or user_cache_dir("convbench", appauthor=False)
-    return Path(base).absolute() / "numba" / source_hash()
+    return cache_base() / "numba" / source_hash()
 
 
 @contextmanager

@@ -8,9 +8,6 @@ CONVBENCH_CACHE_DIR moves it.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import warnings
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from math import inf
@@ -19,8 +16,9 @@ from typing import Any
 
 import torch
 import triton
-from platformdirs import user_cache_dir
 from triton import knobs
+
+from convbench_kernels.answers import Answers, cache_base
 
 Tile = dict[str, int]
 Before = Callable[[list[Tile]], object]
@@ -78,49 +76,14 @@ def version(folder: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()[:12]
 
 
-def cache_file(device_name: str) -> Path:
-    """Where the answers for a GPU model are."""
-    base = os.environ.get("CONVBENCH_CACHE_DIR") or user_cache_dir("convbench", appauthor=False)
-    return Path(base) / "triton" / f"{device_name.replace(' ', '-').replace('/', '-')}-{version()}.json"
+def answers(device_name: str) -> Answers:
+    """Those for a GPU model."""
+    name = device_name.replace(" ", "-").replace("/", "-")
+    return Answers(cache_base() / "triton" / f"{name}-{version()}.json", "block sizes", _is_tile)
 
 
-def remembered(path: Path) -> dict[str, Tile]:
-    """The answers so far; none where the file is missing or cannot be read, which is said."""
-    try:
-        found = json.loads(path.read_text())
-        return {key: {name: int(size) for name, size in tile.items()} for key, tile in found.items()}
-    except OSError:
-        return {}
-    except (ValueError, AttributeError, TypeError):  # of JSON, of what is in it
-        warnings.warn(f"{path}: not a file of block sizes; they are tried again and it is replaced", stacklevel=2)
-        return {}
-
-
-def remember(path: Path, key: str, tile: Tile) -> None:
-    """Add an answer to those on disk, in one step: two processes may lose an answer, never the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(remembered(path) | {key: tile}, indent=0))
-    new.replace(path)
-
-
-def chosen(key: str, tiles: list[Tile], seconds: Callable[[Tile], float], path: Path, before: Before = len) -> Tile:
-    """The remembered tile of a key, or the fastest of all by trial; seconds(tile) is inf where it cannot run."""
-    if len(tiles) == 1:
-        return tiles[0]
-    known = remembered(path).get(key)
-    if known in tiles:
-        return known
-    before(tiles)
-    times = [seconds(tile) for tile in tiles]
-    if min(times) == inf:
-        raise RuntimeError(f"none of {len(tiles)} block sizes can run: {key}")
-    best = tiles[times.index(min(times))]
-    try:
-        remember(path, key, best)
-    except OSError as error:
-        warnings.warn(f"{path}: {error.strerror}; block sizes are tried again in the next process", stacklevel=2)
-    return best
+def _is_tile(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(size, int) for size in value.values())
 
 
 class Choice:
@@ -137,8 +100,8 @@ class Choice:
         return self.made[device]
 
     def by_trial(self, device: torch.device, call: Callable[[Tile], object], before: Before) -> Tile:
-        path = cache_file(torch.cuda.get_device_name(device))
-        return chosen(self.key, self.tiles, partial(tried, call), path, before)
+        known = answers(torch.cuda.get_device_name(device))
+        return known.by_trial(self.key, self.tiles, partial(tried, call), before)
 
 
 def tried(call: Callable[[Tile], object], tile: Tile) -> float:
