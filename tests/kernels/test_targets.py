@@ -15,6 +15,9 @@ from tests.kernels.targets import NARROWER, TARGETS
 SHAPES = (
     {"input": [1, 9, 13, 29], "out_channels": 19, "kernel": 3, "padding": 1, "stride": 2, "bias": True},
     {"input": [1, 20, 7, 19], "out_channels": 13, "kernel": 1},
+    {"input": [2, 5, 47, 49], "out_channels": 7, "kernel": 1},
+    {"input": [1, 3, 130, 131], "out_channels": 6, "kernel": 3, "stride": 2, "padding": 1},
+    {"input": [3, 33, 7, 9], "out_channels": 35, "kernel": 3, "padding": 1},
     {"input": [1, 20, 1, 1], "out_channels": 13, "kernel": 1},
     {"input": [1, 9, 5, 6], "out_channels": 7, "kernel": 4, "stride": 2, "padding": 1, "operator": "conv_transpose2d"},
     {"input": [1, 20, 17, 33], "out_channels": 20, "kernel": 3, "padding": 1, "groups": 20},

@@ -36,7 +36,7 @@ from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import tile_dot, tile_sums, tile_zero
 from convbench_kernels.numba_cpu.tiles import ISA, LANES
 
-ROWS = COLUMNS = 4 if ISA.mr == 8 else 2
+ROWS, COLUMNS = (4, 4) if ISA.mr == 8 else (4, 2)  # 32 registers, or 16
 CHUNK = 1024  # pixels
 FILTERS = max(ROWS, ISA.cache_block // (4 * CHUNK))  # of a block
 TERMS = 32  # up to which taps are worth copies of x
