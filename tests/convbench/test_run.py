@@ -465,7 +465,7 @@ def test_interrupt_keeps_results_and_exits_with_130(tiny, tmp_path):
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    for _ in range(3000):
+    for _ in range(15_000):
         if (out / "journal.jsonl").exists() and (out / "journal.jsonl").read_bytes().count(b"\n") >= 2:
             break
         time.sleep(0.02)
