@@ -136,7 +136,7 @@ def chart(by_threads: dict[int, Times], pass_: Pass, peak_flops_per_s: float, pa
 
     def panel(operator: str, axis: str) -> alt.Chart:
         own = [row for row in rows if (row["operator"], row["axis"]) == (operator, axis)]
-        strokes = alt.Legend(symbolType="stroke", symbolStrokeColor="#333333")
+        strokes = alt.Legend(symbolType="stroke", symbolStrokeWidth=2, symbolSize=300, symbolFillColor="#333333")
         places = alt.Axis(values=list(AXES[axis]), format="d")
         return (
             alt.Chart(alt.Data(values=own), title=f"{operator}, {axis}")
