@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from convbench_kernels.numba_cpu import parallel as runtime
 from convbench_kernels.numba_cpu.jit import kernel
 from convbench_kernels.numba_cpu.parallel import parallel
 
@@ -83,3 +84,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_one_pool_which_a_forked_process_does_not_wait_for():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_without_the_runtime_there_is_one_thread_and_a_warning(monkeypatch):
+    monkeypatch.setattr(runtime, "_available", False)
+    with pytest.warns(UserWarning, match="run on one thread"):
+        assert runtime.most_threads() == 1

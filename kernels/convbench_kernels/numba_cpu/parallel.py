@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -42,20 +43,23 @@ def _link() -> bool:
 
 
 _available = _link()
+_forked = False
 
 
 def most_threads() -> int:
-    """As many as torch may use; one without its runtime, and in a forked process, where the runtime has none."""
-    return torch.get_num_threads() if _available else 1
+    """As many as torch may use; one without its runtime, which is said, and in a forked process, which has none."""
+    if not _available:
+        warnings.warn("torch's OpenMP runtime has no GOMP_parallel: Numba kernels run on one thread", stacklevel=2)
+    return torch.get_num_threads() if _available and not _forked else 1
 
 
-def _forked() -> None:
-    global _available
-    _available = False
+def _note_fork() -> None:
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def _runtime(builder: Any, name: str, *arguments: Any) -> Any:
