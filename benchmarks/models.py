@@ -64,10 +64,11 @@ def ratio(value: float | None, low: float | None, high: float | None) -> list[st
 
 
 def line(row: TrainRow) -> list[str]:
+    left = f"{row.fallbacks} passes on torch" if row.fallbacks else row.status
     return [
         f"{row.model} {row.form}", *ratio(row.step_speedup, row.step_speedup_low, row.step_speedup_high),
         *ratio(row.inference_speedup, row.inference_speedup_low, row.inference_speedup_high),
-        "" if row.convolution_share is None else f"{row.convolution_share:.0%}", row.status_detail or row.status,
+        "" if row.convolution_share is None else f"{row.convolution_share:.0%}", row.status_detail or left,
     ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -54,13 +55,11 @@ def distinct_cases(suites: list[str], passes: list[str], batch: int | None) -> l
     return list(found.values())
 
 
-def run(cases: list[planning.Case], threads: int, max_time_s: float) -> Record:
-    """Verify and time the cases; an interrupt leaves what is finished."""
-    implementations = [
-        i for name, i in registry().implementations.items() if name in ("numba.auto", *ANY) or name.endswith(PREPACKED)
-    ]
+def run(study: str, cases: list[planning.Case], names: Iterable[str], threads: int, max_time_s: float) -> Record:
+    """Verify and time the cases on these implementations; an interrupt leaves what is finished."""
+    implementations = [registry().implementations[name] for name in names]
     plan, before = Plan(cases, implementations, Policy(max_time_s=max_time_s), threads), snapshot()
-    record = begin(plan, {"study": "operators", "threads": threads, "policy": plan.policy})
+    record = begin(plan, {"study": study, "threads": threads, "policy": plan.policy})
     try:
         with live(plan) as progress:
             execute(plan, record, progress)
@@ -141,9 +140,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for run.json and results.csv, one below it a thread count")
     options = parser.parse_args()
     cases, failed = distinct_cases(options.suites, options.passes, options.batch), False
+    timed = [i for i in registry().implementations if i in ("numba.auto", *ANY) or i.endswith(PREPACKED)]
     keep_freed_memory()
     for threads in sorted(options.threads, reverse=True) or [prepare(None)]:  # thread pools can shrink, not grow
-        record = run(cases, prepare(threads), options.max_time)
+        record = run("operators", cases, timed, prepare(threads), options.max_time)
         show(record, threads, options.layers)
         failed |= any(row.status in FAILED_STATUSES for row in record.rows)
         if options.out:

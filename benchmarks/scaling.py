@@ -16,17 +16,15 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
+from benchmarks.operators import run
 from convbench import count
 from convbench.case import Case
-from convbench.cli.common import err, out, table
-from convbench.cli.progress import live
+from convbench.cli.common import out, table
 from convbench.errors import EXIT_OK, EXIT_SOME_CELLS_FAILED
-from convbench.machine.noise import snapshot, warnings
-from convbench.measure import Policy
 from convbench.process import keep_freed_memory, prepare
-from convbench.registry import REFERENCE, registry
+from convbench.registry import REFERENCE
 from convbench.results import FAILED_STATUSES, Record
-from convbench.run import Plan, begin, execute, write_outputs
+from convbench.run import write_outputs
 from convbench.spec import PASSES, ConvSpec, Pass
 
 OURS = "numba.auto"
@@ -71,19 +69,9 @@ def spec(of: dict[str, Any]) -> ConvSpec:
 
 
 def measured(pass_: Pass, threads: int, max_time_s: float) -> Record:
-    """All distinct layers on that many threads; an interrupt leaves what is finished."""
-    implementations = [registry().implementations[name] for name in (REFERENCE, OURS)]
+    """All distinct layers on that many threads."""
     cases = [Case(s, pass_, suite="scaling", name=str(s)) for s in dict.fromkeys(point.spec for point in points())]
-    plan, before = Plan(cases, implementations, Policy(max_time_s=max_time_s), threads), snapshot()
-    record = begin(plan, {"study": "scaling", "threads": threads, "policy": plan.policy})
-    try:
-        with live(plan) as progress:
-            execute(plan, record, progress)
-        record.complete = True
-    except KeyboardInterrupt:
-        err().print("interrupted: what is finished is shown")
-    record.warnings += warnings(before, snapshot())
-    return record
+    return run("scaling", cases, (REFERENCE, OURS), threads, max_time_s)
 
 
 Times = dict[tuple[str, str], float]  # (layer, implementation) -> seconds

@@ -68,8 +68,7 @@ class Trainer:
     def _step(self, images: Tensor, target: Tensor, data_s: float) -> None:
         self.model.train()
         begun = self.now()
-        with self.kernels:  # gradients run on them too; not around the optimizer, whose every operation it would see
-            loss = self.loss(images, target)
+        loss = self.loss(images, target)
         forward = self.now()
         value = float(self.group.total(loss.detach().clone()) / self.group.world)
         if not math.isfinite(value):
@@ -93,8 +92,9 @@ class Trainer:
         history.optimizer_s.append(self.now() - backward)
 
     def loss(self, images: Tensor, target: Tensor) -> Tensor:
-        """Loss of a batch with this variant's format of tensors."""
-        logits = self.model(images.contiguous(memory_format=self.format))
+        """Loss of a batch with this variant's kernels, on which its gradients run too, and format of tensors."""
+        with self.kernels:  # not around more: it sees every operation, the optimizer's as well
+            logits = self.model(images.contiguous(memory_format=self.format))
         return loss_of(self.settings.loss, logits, target)
 
     def now(self) -> float:

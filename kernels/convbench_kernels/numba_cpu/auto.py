@@ -17,7 +17,7 @@ column says "by trial".
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from statistics import median
@@ -102,8 +102,8 @@ def _timed(run: Callable[..., object], operands: list[torch.Tensor], calls: int)
     return (perf_counter() - begun) / calls
 
 
-def _supporting(case: Case) -> list[tuple[Implementation, Callable[[Case], bool]]]:
-    return [(row, pays) for row, pays in TABLE if not row.supports(case)]
+def _supporting(case: Case) -> Iterator[tuple[Implementation, Callable[[Case], bool]]]:
+    return ((row, pays) for row, pays in TABLE if not row.supports(case))
 
 
 def _known(case: Case) -> Implementation | None:
