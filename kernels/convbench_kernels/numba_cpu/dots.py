@@ -22,14 +22,13 @@ order: results do not depend on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from convbench_kernels.numba_cpu.arguments import addresses, dense, floats, integers_of, new, record, table
-from convbench_kernels.numba_cpu.geometry import Taps, reach, spread
+from convbench_kernels.numba_cpu.geometry import Taps, extents, one_row, spread
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.pack import pack_row, workspace
 from convbench_kernels.numba_cpu.parallel import parallel
@@ -183,11 +182,6 @@ def multiply(x_at, dy_at, dw_at, work_at, taps_at, taps_count, g_at, threads):
         parallel(threads, _multiply, (rows_of_x, rows_of_dy, dw, g_at, first, images))
 
 
-def _live(t: Taps) -> list[tuple[int, ...]]:
-    (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
-    return [(*reach(eh, sh, h, p), *reach(ew, sw, w, q), eh, ew) for eh, ew in zip(t.rows, t.columns, strict=True)]
-
-
 def pays(t: Taps) -> bool:
     """Whether dot products are the faster way: many pixels, and few terms or a 1 x 1 kernel of few channels."""
     most = CHANNELS if len(t.rows) == 1 else TERMS
@@ -196,13 +190,11 @@ def pays(t: Taps) -> bool:
 
 def plan(t: Taps) -> tuple[Products, np.ndarray]:
     """The integers of the weight gradient of the forward pass `t`, and its table of taps."""
+    flat = one_row(t)
+    t = flat or t
     (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
     pixels, terms = p * q, t.c * len(t.rows)
-    whole = len(t.rows) == 1 and (t.rows[0], t.columns[0]) == (0, 0) and t.stride == (1, 1) and t.source == t.output
-    if whole:  # a plane is one row
-        (h, w), (p, q) = (1, pixels), (1, pixels)
-        t = replace(t, source=(h, w), output=(p, q))
-    in_place = int(whole and pixels % LANES == 0 and spread(pixels) == pixels)
+    in_place = int(flat is not None and pixels % LANES == 0 and spread(pixels) == pixels)
     rows = t.groups * (t.k + terms)
     block = t.images if in_place else max(1, min(t.images, PACKED_BYTES // (4 * rows * pixels)))
     row = pixels if in_place else spread(block * pixels)
@@ -211,7 +203,8 @@ def plan(t: Taps) -> tuple[Products, np.ndarray]:
         stride_h=sh, stride_w=sw, in_place=in_place, pixels=pixels, row=row,
         dy_part=t.groups * t.k * pixels, x_part=t.groups * t.c * pixels, dy_at=0, x_at=t.groups * t.k * row,
     )  # fmt: skip
-    return products, np.array(_live(t), np.int64).reshape(-1, TAP)
+    taps = [(*extent, eh, ew) for extent, eh, ew in zip(extents(t), t.rows, t.columns, strict=True)]
+    return products, np.array(taps, np.int64).reshape(-1, TAP)
 
 
 def weight_gradient(t: Taps, shape: tuple[int, ...]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

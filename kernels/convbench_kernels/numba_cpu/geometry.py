@@ -204,14 +204,29 @@ def spread(plane: int) -> int:
     return plane + 16 if plane % 1024 == 0 else plane
 
 
-def _live(t: Taps) -> list[tuple[int, ...]]:
-    """(eh, ew, offset in w, first and last+1 output row, phase) of the taps that meet the image."""
+def met(t: Taps) -> Taps:
+    """The same without taps that meet padding only."""
     (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
-    return [
-        (eh, ew, at, *reach(eh, sh, h, p), f)
-        for eh, ew, at, f in zip(t.rows, t.columns, t.weights, t.phases or [0] * len(t.rows), strict=True)
+    kept = [
+        i
+        for i, (eh, ew) in enumerate(zip(t.rows, t.columns, strict=True))
         if len(range(*reach(eh, sh, h, p))) and len(range(*reach(ew, sw, w, q)))
     ]
+    names = ("rows", "columns", "weights", "phases") if t.phases else ("rows", "columns", "weights")
+    return replace(t, **{name: [getattr(t, name)[i] for i in kept] for name in names})
+
+
+def extents(t: Taps) -> list[tuple[int, int, int, int]]:
+    """Of each tap, the output rows [first, last) and columns [first, last) where it meets the image."""
+    (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
+    return [(*reach(eh, sh, h, p), *reach(ew, sw, w, q)) for eh, ew in zip(t.rows, t.columns, strict=True)]
+
+
+def one_row(t: Taps) -> Taps | None:
+    """The same with all pixels in one row, where y is dense and its pixels are those of x: 1 x 1, unstrided, unpadded."""
+    area = t.output[0] * t.output[1]
+    dense = t.out is None or t.out[1:] == (area, t.output[1], 1, 0)
+    return replace(t, source=(1, area), output=(1, area), out=None) if dense and _is_in_place(t) else None
 
 
 class Planes(NamedTuple):
@@ -227,10 +242,10 @@ class Planes(NamedTuple):
     offsets: list[int]
 
 
-def _planes(t: Taps, live: list[tuple[int, ...]]) -> Planes:
+def _planes(t: Taps) -> Planes:
     w, (p, q), (sh, sw) = t.source[1], t.output, t.stride
-    phases = sorted({(eh % sh, ew % sw) for eh, ew, *_ in live}) or [(0, 0)]
-    reach = t.reach or ([e[0] for e in live], [e[1] for e in live], p)
+    phases = sorted({(eh % sh, ew % sw) for eh, ew in zip(t.rows, t.columns, strict=True)}) or [(0, 0)]
+    reach = t.reach or (t.rows, t.columns, p)
     ups, lefts = [e // sh for e in reach[0]] or [0], [e // sw for e in reach[1]] or [0]
     up, left, down, right = min(ups), min(lefts), max(ups), max(lefts)
     rows, lead = reach[2] + down - up, -left
@@ -239,102 +254,123 @@ def _planes(t: Taps, live: list[tuple[int, ...]]) -> Planes:
     phase_plane = _up(max(0, lead) + rows * pitch, 16)
     offsets = [
         phases.index((eh % sh, ew % sw)) * phase_plane + (eh // sh - up) * pitch + lead + ew // sw
-        for eh, ew, *_ in live
+        for eh, ew in zip(t.rows, t.columns, strict=True)
     ]
     return Planes(phases, up, rows, width, pitch, lead, phase_plane, offsets)
 
 
-def _is_in_place(t: Taps, live: list[tuple[int, ...]]) -> bool:
-    """Whether output pixels are the pixels of x: a 1 x 1 kernel without stride and padding."""
-    return t.stride == (1, 1) and t.source == t.output and {e[:2] for e in live} == {(0, 0)}
-
-
-def _source(t: Taps, live: list[tuple[int, ...]], panels: int, may_copy: bool) -> int:
-    may_copy &= panels >= SHARED
-    if _is_in_place(t, live):
-        return COPIED if may_copy and t.c >= ISA.copied and t.fan == 1 else IN_PLACE
-    return COPIED if may_copy and live and (t.c >= FEW or t.output[1] % LANES) else PLANES
-
-
-def _one_row(t: Taps, live: list[tuple[int, ...]]) -> tuple[Taps, list[tuple[int, ...]]]:
-    """The same with all pixels in one row."""
-    area = t.output[0] * t.output[1]
-    return replace(t, source=(1, area), output=(1, area), out=None), [(0, 0, e[2], 0, 1, e[5]) for e in live]
-
-
-def _reads_weights_in_place(t: Taps, vectors: int, terms: int) -> bool:
-    """Whether whole panels are worth no copy: each is used for few vectors of pixels, or stays in L2 as it is."""
-    if t.w_channel < t.w_row:  # a filter's weights lie side by side
-        return vectors <= NR * ISA.in_place
-    size = 4 * t.groups * t.k * terms
-    return size <= ISA.cache_block or vectors <= NR * SCATTERED
-
-
-def plan(t: Taps, may_copy: bool = True) -> Plan:
-    """Choose packing, tiling and blocks for one pass. may_copy: x may be read from copied tiles."""
-    live, panels = _live(t), -(-t.k // MR)
-    source = _source(t, live, panels, may_copy)
-    dense = t.out is None or t.out[1:] == (t.output[0] * t.output[1], t.output[1], 1, 0)
-    if dense and source != PLANES and _is_in_place(t, live):
-        t, live = _one_row(t, live)
-    (h, w), (p, q) = t.source, t.output
-    images, rows = t.images, p
-    if source == PLANES:
-        planes = _planes(t, live)
-        x_plane = spread(len(planes.phases) * planes.phase_plane)
-    else:
-        planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(live))
-        x_plane = h * w
+def _table(t: Taps, offsets: Sequence[int]) -> np.ndarray:
+    """A row of TAP columns for each tap, which reads a plane at offsets."""
+    phases = t.phases or [0] * len(t.rows)
     entries = [
-        (x, at, first, last, *reach(ew, t.stride[1], w, q), phase, eh, ew)
-        for x, (eh, ew, at, first, last, phase) in zip(planes.offsets, live, strict=True)
+        (at, weight, *extent, phase, eh, ew)
+        for at, weight, extent, phase, eh, ew in zip(
+            offsets, t.weights, extents(t), phases, t.rows, t.columns, strict=True
+        )
     ]
-    table = np.array(entries, np.int64).reshape(-1, TAP)
-    pitch = planes.pitch
+    return np.array(entries, np.int64).reshape(-1, TAP)
+
+
+def _is_in_place(t: Taps) -> bool:
+    """Whether output pixels are the pixels of x: a 1 x 1 kernel without stride and padding."""
+    taps = set(zip(t.rows, t.columns, strict=True))
+    return t.stride == (1, 1) and t.source == t.output and taps == {(0, 0)}
+
+
+def _source(t: Taps, panels: int, may_copy: bool) -> int:
+    may_copy &= panels >= SHARED
+    if _is_in_place(t):
+        return COPIED if may_copy and t.c >= ISA.copied and t.fan == 1 else IN_PLACE
+    return COPIED if may_copy and t.rows and (t.c >= FEW or t.output[1] % LANES) else PLANES
+
+
+def _packs_weights(t: Taps, vectors: int, row_vectors: int) -> bool:
+    """Whether panels of weights are copied side by side. Not where whole panels are each used for few vectors of
+    pixels, or stay in L2 as they are."""
+    if t.k % MR or row_vectors:
+        return True
+    if t.w_channel < t.w_row:  # a filter's weights lie side by side
+        return vectors > NR * ISA.in_place
+    size = 4 * t.groups * t.k * t.c * len(t.rows)
+    return size > ISA.cache_block and vectors > NR * SCATTERED
+
+
+class Vectors(NamedTuple):
+    """How output pixels make vectors; see Geometry."""
+
+    images: int
+    rows: int
+    vectors: int
+    row_vectors: int
+    tail: int
+    pack_w: int
+
+
+def _vectors(t: Taps, source: int, pitch: int) -> Vectors:
+    """Flat or row by row; small maps of a batch as one; a last vector that would be nearly empty left out."""
+    p, q = t.output
     flat, by_row = -(-((p - 1) * pitch + q) // LANES), p * -(-q // LANES)
     row_vectors = -(-q // LANES) if source == PLANES and by_row < flat else 0
     vectors = by_row if row_vectors else flat
-    terms = t.c * len(live)
-
-    pack_w = int(t.k % MR != 0 or row_vectors > 0 or not _reads_weights_in_place(t, images * vectors, terms))
-    filters_dense = list(table[:, IN_W]) == list(range(t.w_channel)) and t.w_row == terms
+    pack_w = int(_packs_weights(t, t.images * vectors, row_vectors))
     tail = p * q % LANES
-    if source == PLANES or not dense or not filters_dense or pack_w or p * q < LANES or tail > TAIL:
-        if source == COPIED and tail and images > 1 and p * q <= JOINED:
-            images, rows = 1, images * p
-            vectors = -(-rows * q // LANES)
-        tail = 0
-    vectors -= bool(tail)
-    tiles = -(-vectors // NR)
-    w_panel = MR * terms
-    block = max(1, min(images, PACKED_BYTES // (4 * t.groups * t.c * x_plane))) if source == PLANES else images
+    side_by_side = list(t.weights) == list(range(t.w_channel)) and t.w_row == t.c * len(t.rows)
+    dense = t.out is None or t.out[1:] == (p * q, q, 1, 0)
+    if source != PLANES and dense and side_by_side and not pack_w and p * q >= LANES and 0 < tail <= TAIL:
+        return Vectors(t.images, p, vectors - 1, row_vectors, tail, pack_w)
+    if source == COPIED and tail and t.images > 1 and p * q <= JOINED:
+        return Vectors(1, t.images * p, -(-t.images * p * q // LANES), row_vectors, 0, pack_w)
+    return Vectors(t.images, p, vectors, row_vectors, 0, pack_w)
 
+
+def _blocks(t: Taps, source: int, tiles: int, tail: int) -> dict[str, int]:
+    """Terms of a slice, tiles and panels of a block, and the workspace that a thread needs for them."""
+    panels, terms = -(-t.k // MR), t.c * len(t.rows)
     longest = ISA.longest if t.fan == 1 else min(ISA.longest, PHASED)
     slice_ = min(max(1, terms), longest) if source == COPIED else max(1, terms)
     tile = (slice_ + t.fan) * NR * LANES
     together = max(1, ISA.cache_block // (4 * tile) if source == COPIED else TOGETHER)
     together = -(-tiles // max(1, -(-tiles // together)))  # groups of the same size
-    sums = together * t.fan * MR * NR * LANES
-    sliced = terms > slice_
-    panel_block = max(1, min(panels, ISA.cache_block // (4 * (sums if sliced else max(1, w_panel)))))
+    sums, sliced = together * t.fan * MR * NR * LANES, terms > slice_
+    panel_block = max(1, min(panels, ISA.cache_block // (4 * (sums if sliced else max(1, MR * terms)))))
     sums_size = (panel_block * sums if sliced else t.fan * MR * NR * LANES) + LANES
     copies = {IN_PLACE: tile, PLANES: 0, COPIED: together * tile}[source] + terms * tail
+    return {"slice": slice_, "together": together, "panel_block": panel_block, "sums_size": sums_size,
+            "panel_size": sums_size + copies + LANES}  # fmt: skip
 
-    w_size = _up(t.groups * panels * w_panel, 16) * pack_w
-    x_size = _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + pitch, 16) if source == PLANES else 0
+
+def plan(t: Taps, may_copy: bool = True) -> Plan:
+    """Choose packing, tiling and blocks for one pass. may_copy: x may be read from copied tiles."""
+    t, panels = met(t), -(-t.k // MR)
+    source = _source(t, panels, may_copy)
+    if source != PLANES:
+        t = one_row(t) or t
+    (h, w), (p, q) = t.source, t.output
+    if source == PLANES:
+        planes = _planes(t)
+        x_plane = spread(len(planes.phases) * planes.phase_plane)
+    else:
+        planes = Planes([(0, 0)], 0, p, q, q, 0, h * w, [0] * len(t.rows))
+        x_plane = h * w
+    pixels = _vectors(t, source, planes.pitch)
+    w_panel = MR * t.c * len(t.rows)
+    w_size = _up(t.groups * panels * w_panel, 16) * pixels.pack_w
+    block, x_size = pixels.images, 0
+    if source == PLANES:
+        block = max(1, min(block, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
+        x_size = _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + planes.pitch, 16)
     image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
     geometry = Geometry(
-        images=images, block=block, groups=t.groups, k=t.k, c=t.c,
-        pack_w=pack_w, w_panel=w_panel, w_step=MR * len(live),
-        w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel, panels=panels, panel_block=panel_block,
+        images=pixels.images, block=block, groups=t.groups, k=t.k, c=t.c,
+        pack_w=pixels.pack_w, w_panel=w_panel, w_step=MR * len(t.rows),
+        w_group=t.w_group, w_row=t.w_row, w_channel=t.w_channel, panels=panels,
         x_size=t.images * t.groups * t.c * h * w, h=h, w=w, stride_h=t.stride[0], stride_w=t.stride[1],
         source=source, x_plane=x_plane, phase_plane=planes.phase_plane,
-        top=planes.top, rows=planes.rows, width=planes.width, pitch=pitch, lead=planes.lead,
-        p=rows, q=q, image_rows=p, x_image=t.groups * t.c * x_plane,
-        vectors=vectors, row_vectors=row_vectors, tail=tail,
+        top=planes.top, rows=planes.rows, width=planes.width, pitch=planes.pitch, lead=planes.lead,
+        p=pixels.rows, q=q, image_rows=p, x_image=t.groups * t.c * x_plane,
+        vectors=pixels.vectors, row_vectors=pixels.row_vectors, tail=pixels.tail,
         y_image=image, y_plane=plane, y_row=row, y_step=step, y_first=first,
-        fan=t.fan, y_width=t.width,
-        w_at=0, x_at=w_size, panel_at=w_size + x_size, panel_size=sums_size + copies + LANES, sums_size=sums_size,
-        slice=slice_, together=together,
+        fan=t.fan, y_width=t.width, w_at=0, x_at=w_size, panel_at=w_size + x_size,
+        **_blocks(t, source, -(-pixels.vectors // NR), pixels.tail),
     )  # fmt: skip
-    return Plan(geometry, table, np.array(planes.phases, np.int64), w_size + x_size)
+    return Plan(geometry, _table(t, planes.offsets), np.array(planes.phases, np.int64), w_size + x_size)
