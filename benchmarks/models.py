@@ -4,13 +4,18 @@
 
 Each model trains on random images of the size it is for, on the implementation and on torch in lockstep, as in
 `convbench train`: the same batches, one right after the other in random order. Prints torch's time / its time, the
-median over pairs with its 95% interval, for the whole training step and for inference, and geometric means.
+median over pairs with its 95% interval, for the whole training step, for inference, and for inference with the batch
+norms folded into the convolutions for both of them, as networks are deployed; and geometric means.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import random
+from itertools import pairwise
 from statistics import geometric_mean
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from convbench import models
@@ -21,10 +26,14 @@ from convbench.process import keep_freed_memory, prepare
 from convbench.registry import REFERENCE
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from convbench.measure import Interval
     from convbench.train.result import TrainRow
 
 CLASSES = 10
 SEGMENTS = ("unet", "deeplab")
+WARM_UP, PAIRS = 3, 30  # forward passes of a folded model
 
 
 class Silent:
@@ -34,8 +43,8 @@ class Silent:
     def epoch(self, number, histories) -> None: ...
 
 
-def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> TrainRow:
-    """The row of the implementation after training a model beside torch."""
+def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> tuple[TrainRow, Interval | None]:
+    """The row of the implementation after training a model beside torch; its speed-up with batch norms folded."""
     import torch
 
     from convbench.train.data import Data, Split
@@ -56,29 +65,71 @@ def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> 
     )  # fmt: skip
     session = Session(settings, data)
     session.run(Silent(), None)
-    return row_of(session.histories[0], session.histories, settings, 1)
+    row = row_of(session.histories[0], session.histories, settings, 1)
+    model = folded(session.trainers[0].plain)
+    return row, raced(model, split.images[: options.batch], options) if row.status == "ok" else None
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy for inference, each batch norm right behind a convolution folded into it."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    model = copy.deepcopy(model).eval()
+    for block in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+        for i, (first, second) in enumerate(pairwise(block)):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                block[i], block[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+    return model
+
+
+def raced(model: nn.Module, images: Tensor, options: argparse.Namespace) -> Interval | None:
+    """torch's time / the implementation's of one forward pass, in pairs in random order."""
+    from contextlib import nullcontext
+
+    import torch
+
+    from convbench.measure import series_interval
+    from convbench.nn import use_kernels
+
+    def seconds(kernels) -> float:
+        with torch.inference_mode(), kernels:
+            begun = perf_counter()
+            model(images)
+            return perf_counter() - begun
+
+    sides, order, ratios = (nullcontext(), use_kernels(options.implementation)), random.Random(0), []
+    for _ in range(WARM_UP + PAIRS):
+        taken = {side: seconds(sides[side]) for side in order.sample((0, 1), 2)}
+        ratios.append(taken[0] / taken[1])
+    return series_interval(ratios[WARM_UP:])
 
 
 def ratio(value: float | None, low: float | None, high: float | None) -> list[str]:
     return ["" if value is None else f"{value:.2f}x", "" if low is None or high is None else f"{low:.2f}-{high:.2f}"]
 
 
-def line(row: TrainRow) -> list[str]:
+def line(row: TrainRow, deployed: Interval | None) -> list[str]:
     left = f"{row.fallbacks} passes on torch" if row.fallbacks else row.status
     return [
         f"{row.model} {row.form}", *ratio(row.step_speedup, row.step_speedup_low, row.step_speedup_high),
         *ratio(row.inference_speedup, row.inference_speedup_low, row.inference_speedup_high),
+        *ratio(*(deployed or (None, None, None))),
         "" if row.convolution_share is None else f"{row.convolution_share:.0%}", row.status_detail or left,
     ]  # fmt: skip
 
 
-def show(rows: list[TrainRow], title: str) -> None:
-    columns = [("model", "left"), "training step", "interval", "inference", "interval", "convolutions",
-               ("status", "left")]  # fmt: skip
-    table(title, columns, list(map(line, rows)), "convolutions: their share of forward and backward")
-    for what, column in (("training step", "step_speedup"), ("inference", "inference_speedup")):
-        known = [value for row in rows if (value := getattr(row, column))]
-        if known:
+def show(found: list[tuple[TrainRow, Interval | None]], title: str) -> None:
+    columns = [("model", "left"), "training step", "interval", "inference", "interval", "folded", "interval",
+               "convolutions", ("status", "left")]  # fmt: skip
+    table(title, columns, [line(*one) for one in found], "convolutions: their share of forward and backward")
+    speedups = {
+        "training step": [row.step_speedup for row, _ in found],
+        "inference": [row.inference_speedup for row, _ in found],
+        "inference, batch norms folded": [deployed.value for _, deployed in found if deployed],
+    }
+    for what, values in speedups.items():
+        if known := [value for value in values if value]:
             out().print(f"{what}: geometric mean {geometric_mean(known):.2f}x, least {min(known):.2f}x")
 
 
@@ -100,7 +151,7 @@ def main() -> int:
     show(rows, f"{options.implementation}: torch's time / its time, batch {options.batch}, {threads} threads")
     for line_ in warnings(before, snapshot()):
         out().print(line_)
-    return EXIT_OK if all(row.status == "ok" for row in rows) else EXIT_SOME_CELLS_FAILED
+    return EXIT_OK if all(row.status == "ok" for row, _ in rows) else EXIT_SOME_CELLS_FAILED
 
 
 if __name__ == "__main__":
