@@ -33,6 +33,7 @@ Versions
  10  last few pixels as dot products: 1 x 1 at 7 x 7 from 0.95 to 1.3
  11  transposed weights prefetched: read in place for small maps, 0.7 to 1.2 of oneDNN's speed for 512 channels at 7 x 7
  12  small maps of a batch cut into tiles as one: weights are read once for all of them
+ 13  half a panel where no more filters are left: groups of four filters
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ from convbench_kernels.numba_cpu.simd import (
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 ROW = NR * LANES  # of a tile spilled to memory
+ALL, HALF = tuple(range(MR)), tuple(range(MR // 2))  # filters of a panel: packed with zeros, which half may be
 ZERO = np.float32(0.0)
 NOTHING = np.zeros(MR, np.float32)  # in place of a bias
 AHEAD = 48  # terms whose weights are prefetched where they are read in place: a page or more apart where transposed
@@ -113,8 +115,8 @@ def _put(t, out, at, row, added):
 
 
 @kernel
-def _packed(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
-    t = tile_rows(MR, apart, bias, k)
+def _packed(filters, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
+    t = tile_rows(filters, apart, bias, k)
     for i in range(begin, end):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], apart)
     _put(t, out, at, out_row, added)
@@ -326,22 +328,24 @@ def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
 
 
 @inline_kernel
-def _sum(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, g):
-    if g.pack_w:
-        _packed(w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+def _sum(rows, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, g):
+    if rows <= len(HALF):
+        _packed(HALF, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+    elif g.pack_w:
+        _packed(ALL, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
     else:
         _in_place(w, wi, g.w_row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
 
 
 @inline_kernel
-def _panel(vectors, w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
-    """One panel of filters on 1 to NR vectors of pixels."""
+def _panel(rows, vectors, w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
+    """One panel of `rows` filters on 1 to NR vectors of pixels."""
     if vectors == 3:
-        _sum(w, wi, x, xi, (0, d1, d2), steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(rows, w, wi, x, xi, (0, d1, d2), steps, begin, end, bias, k, out, at, out_row, added, g)
     elif vectors == 2:
-        _sum(w, wi, x, xi, (0, d1), steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(rows, w, wi, x, xi, (0, d1), steps, begin, end, bias, k, out, at, out_row, added, g)
     else:
-        _sum(w, wi, x, xi, (0,), steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(rows, w, wi, x, xi, (0,), steps, begin, end, bias, k, out, at, out_row, added, g)
 
 
 @kernel
@@ -363,8 +367,8 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
             source = xi + (done - begins[f] - lo) * ROW if copied else xi
             done += hi - lo
             out, at, row = (y, target + _row_of_y(p, g) + q, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
-            _panel(vectors, w, a, x, source, d1, d2, steps, begins[f] + lo, begins[f] + hi, start, b, out, at, row, n,
-                   g)  # fmt: skip
+            _panel(rows, vectors, w, a, x, source, d1, d2, steps, begins[f] + lo, begins[f] + hi, start, b, out, at,
+                   row, n, g)  # fmt: skip
         if n == slices - 1 and not whole:
             _write(work, sums, y, target, rows, first, vectors, g)
 
