@@ -1,6 +1,7 @@
 """numba.direct: exact on integers, any shape, any number of threads, from cold start to NaN."""
 
 from contextlib import suppress
+from unittest import mock
 
 import numba
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from convbench.case import Case
 from convbench.errors import InputError
 from convbench.spec import ConvSpec
-from convbench_kernels.numba_cpu import geometry
+from convbench_kernels.numba_cpu import dots, geometry, weight_gradient
 from convbench_kernels.numba_cpu.direct import IMPLEMENTATION
 from tests.kernels.dense_cases import (
     AROUND_TILES,
     PIXELS_AROUND_TILES,
+    check,
     check_all_passes,
     expected,
     operands,
@@ -72,6 +74,36 @@ def test_small_maps_are_joined_where_no_dot_products_take_their_last_pixels():
     assert images([3, 64, 9, 9], 65, 3) == 1
     assert images([3, 64, 8, 8], 65, 3) == 3, "whole vectors"
     assert images([3, 64, 40, 41], 65, 3) == 3, "large maps"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3), h=st.integers(1, 30), w=st.integers(1, 30), c=st.sampled_from([3, 8, 15, 16, 40]),
+    k=st.sampled_from([4, 16, 20, 65]), kernel=st.sampled_from([(3, 3), (1, 1), (1, 3), (5, 5), (2, 2)]),
+    stride=st.sampled_from([(1, 1), (2, 2), (1, 2)]), padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.sampled_from([(1, 1), (2, 3), (6, 6)]), groups=st.integers(1, 2), chunk=st.sampled_from([30, 200, 3000]),
+    packed=st.sampled_from([10_000, 8 << 20]),
+)  # fmt: skip
+def test_weight_gradient_in_pieces(batch, h, w, c, k, kernel, stride, padding, dilation, groups, chunk, packed):
+    """Rows of tiles are one tap's channels or pairs, sums are visited once or often, images packed together or not."""
+    with (
+        suppress(InputError),
+        mock.patch.object(weight_gradient, "CHUNK", chunk),
+        mock.patch.object(weight_gradient, "PACKED_BYTES", packed),
+        mock.patch.object(dots, "pays", lambda taps: False),
+    ):
+        drawn = spec([batch, c * groups, h, w], k * groups, kernel, stride=stride, padding=padding, dilation=dilation,
+                     groups=groups)  # fmt: skip
+        check(IMPLEMENTATION, Case(drawn, "weight_gradient"))
+
+
+def test_rows_of_a_weight_gradient_are_what_leaves_less_to_multiply():
+    def padded(*shape, **rest):
+        return weight_gradient.plan_reduction(geometry.forward_taps(spec(*shape, **rest))).reduction.padded
+
+    assert padded([1, 3, 32, 32], 16, 7, padding=3), "three channels fill no tile"
+    assert not padded([1, 64, 32, 32], 16, 3, padding=1)
+    assert not padded([1, 20, 28, 28], 16, 3, padding=12, dilation=12), "most products are with padding"
 
 
 @pytest.mark.parametrize("k", AROUND_TILES)

@@ -34,17 +34,20 @@ def test_any_shape(h, w, c, k, groups, kernel, stride, dilation, batch, padding)
 
 @pytest.mark.parametrize(
     ("shape", "in_place"),
-    [((2, 36, 48, 48), 1), ((2, 36, 32, 32), 0), ((2, 36, 33, 35), 0)],
-    ids=["in place", "rows a page apart", "rows that end inside a vector"],
+    [((2, 36, 48, 48), (1, 1)), ((2, 36, 32, 32), (1, 0)), ((2, 36, 64, 32), (0, 0)), ((2, 36, 33, 35), (0, 0))],
+    ids=["in place", "rows a page apart", "rows two pages apart", "rows that end inside a vector"],
 )
 def test_many_pixels(shape, in_place):
     spec = ConvSpec.create(shape, 140, 1)  # more than a block of filters
-    assert dots.plan(forward_taps(spec))[0].in_place == in_place
+    planned = dots.plan(forward_taps(spec))[0]
+    assert (planned.dy_in_place, planned.x_in_place) == in_place
     agree(direct.IMPLEMENTATION, Case(spec, "weight_gradient"))
 
 
-def test_images_in_blocks(monkeypatch):
+@pytest.mark.parametrize("width", [40, 41], ids=["image by image", "images joined"])
+def test_images_in_blocks(monkeypatch, width):
     monkeypatch.setattr(dots, "PACKED_BYTES", 100_000)
-    spec = ConvSpec.create((5, 3, 40, 41), 12, 3, stride=2)
-    assert dots.plan(forward_taps(spec))[0].block < 5
+    spec = ConvSpec.create((5, 3, 40, width), 12, 3, stride=(1, 1), padding=1)
+    planned = dots.plan(forward_taps(spec))[0]
+    assert planned.block < 5 and planned.dy_in_place == (width == 40)
     agree(direct.IMPLEMENTATION, Case(spec, "weight_gradient"))
