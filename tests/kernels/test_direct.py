@@ -81,8 +81,8 @@ def test_small_maps_are_joined_where_no_dot_products_take_their_last_pixels():
     batch=st.integers(1, 3), h=st.integers(1, 30), w=st.integers(1, 30), c=st.sampled_from([3, 8, 15, 16, 40]),
     k=st.sampled_from([4, 16, 20, 65]), kernel=st.sampled_from([(3, 3), (1, 1), (1, 3), (5, 5), (2, 2)]),
     stride=st.sampled_from([(1, 1), (2, 2), (1, 2)]), padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    dilation=st.sampled_from([(1, 1), (2, 3), (6, 6)]), groups=st.integers(1, 2), chunk=st.sampled_from([30, 200, 3000]),
-    packed=st.sampled_from([10_000, 8 << 20]),
+    dilation=st.sampled_from([(1, 1), (2, 3), (6, 6)]), groups=st.integers(1, 2),
+    chunk=st.sampled_from([30, 200, 3000]), packed=st.sampled_from([10_000, 8 << 20]),
 )  # fmt: skip
 def test_weight_gradient_in_pieces(batch, h, w, c, k, kernel, stride, padding, dilation, groups, chunk, packed):
     """Rows of tiles are one tap's channels or pairs, sums are visited once or often, images packed together or not."""

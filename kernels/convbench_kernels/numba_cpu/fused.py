@@ -45,15 +45,8 @@ from convbench_kernels.numba_cpu.arguments import (
     table,
     zeros,
 )
-from convbench_kernels.numba_cpu.depthwise import (
-    COLUMNS,
-    ROWS,
-    TOP,
-    Planes,
-    depthwise_plane,
-    forward_tables,
-    scratch_size,
-)
+from convbench_kernels.numba_cpu.depthwise_planes import depthwise_plane, scratch_size
+from convbench_kernels.numba_cpu.depthwise_tables import COLUMNS, ROWS, TOP, Planes, forward_tables
 from convbench_kernels.numba_cpu.jit import (
     allocating_kernel,
     inline_kernel,

@@ -64,6 +64,7 @@ CHUNK = ISA.cache_block // (4 * ROW)  # pixels whose columns of dy stay in L2
 PACKED_BYTES = 8 << 20  # x and dy of one block of images: stays in the last cache
 # Columns of the table of taps: the output rows and columns that meet the image, the offset of output pixel 0 in x.
 TOP, BOTTOM, LEFT, RIGHT, AT, TAP = range(6)
+UNPADDED = np.zeros((0, 2), np.int64)
 
 
 class Reduction(NamedTuple):
@@ -109,7 +110,7 @@ class Rows:
     group: int
     image: int
     geometry: Geometry | None = None
-    phases: np.ndarray = np.zeros((0, 2), np.int64)
+    phases: np.ndarray = UNPADDED
 
 
 @dataclass(frozen=True)

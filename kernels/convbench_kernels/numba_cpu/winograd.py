@@ -47,7 +47,7 @@ from convbench_kernels.numba_cpu.arguments import (
     table,
     zeros,
 )
-from convbench_kernels.numba_cpu.depthwise import valid_lanes
+from convbench_kernels.numba_cpu.depthwise_planes import valid_lanes
 from convbench_kernels.numba_cpu.direct import reason_against
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.lowering import lower
