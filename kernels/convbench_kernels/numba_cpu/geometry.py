@@ -223,7 +223,7 @@ def extents(t: Taps) -> list[tuple[int, int, int, int]]:
 
 
 def one_row(t: Taps) -> Taps | None:
-    """The same with all pixels in one row: of a 1 x 1 kernel without stride and padding, and a dense y. None of others."""
+    """The same with all pixels in one row, of a 1 x 1 kernel without stride and padding and a dense y; else None."""
     area = t.output[0] * t.output[1]
     dense = t.out is None or t.out[1:] == (area, t.output[1], 1, 0)
     return replace(t, source=(1, area), output=(1, area), out=None) if dense and _is_in_place(t) else None
