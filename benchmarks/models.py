@@ -4,16 +4,15 @@
 
 Each model trains on random images of the size it is for, on the implementation and on torch in lockstep, as in
 `convbench train`: the same batches, one right after the other in random order. Prints torch's time / its time, the
-median over pairs with its 95% interval, for the whole training step, for inference, and for inference with the batch
-norms folded into the convolutions for both of them, as networks are deployed; and geometric means.
+median over pairs with its 95% interval, for the whole training step, for inference, and for inference as networks are
+deployed: batch norms folded into the convolutions on both sides, ReLUs in place on torch's and inside the kernels on
+the other; and geometric means.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import random
-from itertools import pairwise
 from statistics import geometric_mean
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -66,41 +65,31 @@ def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> 
     session = Session(settings, data)
     session.run(Silent(), None)
     row = row_of(session.histories[0], session.histories, settings, 1)
-    model = folded(session.trainers[0].plain)
-    return row, raced(model, split.images[: options.batch], options) if row.status == "ok" else None
+    model, images = session.trainers[0].plain, split.images[: options.batch]
+    return row, deployed(model, images, options.implementation) if row.status == "ok" else None
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """A copy for inference, each batch norm right behind a convolution folded into it."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    model = copy.deepcopy(model).eval()
-    for block in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for i, (first, second) in enumerate(pairwise(block)):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                block[i], block[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
-    return model
-
-
-def raced(model: nn.Module, images: Tensor, options: argparse.Namespace) -> Interval | None:
-    """torch's time / the implementation's of one forward pass, in pairs in random order."""
+def deployed(model: nn.Module, images: Tensor, implementation: str) -> Interval | None:
+    """torch's time / the implementation's of a forward pass with batch norms folded, in pairs in random order."""
     from contextlib import nullcontext
 
     import torch
 
     from convbench.measure import series_interval
-    from convbench.nn import use_kernels
+    from convbench.nn import fold, use_kernels
 
-    def seconds(kernels) -> float:
+    sides = ((fold(model), nullcontext()), (fold(model, implementation), use_kernels(implementation)))
+
+    def seconds(side: int) -> float:
+        folded, kernels = sides[side]
         with torch.inference_mode(), kernels:
             begun = perf_counter()
-            model(images)
+            folded(images)
             return perf_counter() - begun
 
-    sides, order, ratios = (nullcontext(), use_kernels(options.implementation)), random.Random(0), []
+    order, ratios = random.Random(0), []
     for _ in range(WARM_UP + PAIRS):
-        taken = {side: seconds(sides[side]) for side in order.sample((0, 1), 2)}
+        taken = {side: seconds(side) for side in order.sample((0, 1), 2)}
         ratios.append(taken[0] / taken[1])
     return series_interval(ratios[WARM_UP:])
 
@@ -109,12 +98,12 @@ def ratio(value: float | None, low: float | None, high: float | None) -> list[st
     return ["" if value is None else f"{value:.2f}x", "" if low is None or high is None else f"{low:.2f}-{high:.2f}"]
 
 
-def line(row: TrainRow, deployed: Interval | None) -> list[str]:
+def line(row: TrainRow, folded: Interval | None) -> list[str]:
     left = f"{row.fallbacks} passes on torch" if row.fallbacks else row.status
     return [
         f"{row.model} {row.form}", *ratio(row.step_speedup, row.step_speedup_low, row.step_speedup_high),
         *ratio(row.inference_speedup, row.inference_speedup_low, row.inference_speedup_high),
-        *ratio(*(deployed or (None, None, None))),
+        *ratio(*(folded or (None, None, None))),
         "" if row.convolution_share is None else f"{row.convolution_share:.0%}", row.status_detail or left,
     ]  # fmt: skip
 
@@ -126,7 +115,7 @@ def show(found: list[tuple[TrainRow, Interval | None]], title: str) -> None:
     speedups = {
         "training step": [row.step_speedup for row, _ in found],
         "inference": [row.inference_speedup for row, _ in found],
-        "inference, batch norms folded": [deployed.value for _, deployed in found if deployed],
+        "inference, batch norms folded": [folded.value for _, folded in found if folded],
     }
     for what, values in speedups.items():
         if known := [value for value in values if value]:

@@ -47,6 +47,7 @@ class Kernel:
                 sees zeros for x and dy, and run gets these themselves in their places
     exact       integer-valued operands give the exact result (False for Winograd and FFT)
     error_factor how much larger than a plain sum's the rounding error may be; state the source
+    relu        run(*operands, relu=True) makes negative results zero, in the same pass
     """
 
     run: Callable[..., Any]
@@ -54,6 +55,7 @@ class Kernel:
     prepare: Callable[..., tuple[Any, ...]] | None = None
     exact: bool = True
     error_factor: float = 1.0
+    relu: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.run) or not isinstance(self.algorithm, str):

@@ -13,8 +13,10 @@ ops         torch.library operators convbench::*, with gradients of any order, f
 plans       which implementation computes a pass of a shape, built once
 choice      what was asked for, as text
 report      what ran on what
+folded      fold: a model for inference, batch norms and ReLUs inside its convolutions
 """
 
+from convbench.nn.folded import fold
 from convbench.nn.functional import conv2d, conv_transpose2d, separable_conv2d
 from convbench.nn.mode import use_kernels
 from convbench.nn.modules import Conv2d, ConvTranspose2d, DepthwiseSeparableConv2d
@@ -28,6 +30,7 @@ __all__ = [
     "Report",
     "conv2d",
     "conv_transpose2d",
+    "fold",
     "separable_conv2d",
     "use_kernels",
 ]

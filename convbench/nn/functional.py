@@ -32,19 +32,22 @@ def conv2d(
     dilation: Ints = 1,
     groups: int = 1,
     choice: str = DEFAULT,
+    relu: bool = False,
 ) -> Tensor:
     """torch.nn.functional.conv2d: input (N, C, H, W) or (C, H, W), weight (K, C/groups, R, S) -> (N, K, P, Q).
 
-    choice: see convbench.nn.choice. Raises what torch raises for operands that do not fit each other, and
+    choice: see convbench.nn.choice. relu: with a ReLU behind it, for inference in one kernel. Raises what torch raises for operands that do not fit each other, and
     ConvbenchError where a strict choice cannot compute a pass.
     """
     if reason := _unfit(input):
         leave("conv2d", input, reason, decode(choice).strict)
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        y = F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        return torch.relu(y) if relu else y
     stride, dilation = _pair(stride), _pair(dilation)
     input, padding = _padded(input, weight, padding, stride, dilation)
     rest = (stride, padding, dilation, False, (0, 0), groups, choice)
-    return _batched(lambda x, w, b: ops.convolution(x, w, b, *rest), input, weight, bias)
+    operator = ops.rectified_convolution if relu else ops.convolution
+    return _batched(lambda x, w, b: operator(x, w, b, *rest), input, weight, bias)
 
 
 def conv_transpose2d(

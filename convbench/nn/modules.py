@@ -14,20 +14,24 @@ Tensor = torch.Tensor
 
 
 class Conv2d(torch.nn.Conv2d):
-    """torch.nn.Conv2d; implementation and strict as in use_kernels, which it does not need and is not changed by."""
+    """torch.nn.Conv2d; implementation and strict as in use_kernels, which it does not need and is not changed by.
 
-    def __init__(self, *args: Any, implementation: Wanted = "numba.auto", strict: bool = False, **kwargs: Any) -> None:
+    relu: with a ReLU behind it, for inference in one kernel."""
+
+    def __init__(
+        self, *args: Any, implementation: Wanted = "numba.auto", strict: bool = False, relu: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.choice = encode(implementation, strict)
+        self.choice, self.relu = encode(implementation, strict), relu
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups, self.choice)
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups, self.choice, self.relu)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, choice={self.choice!r}"
+        return f"{super().extra_repr()}, choice={self.choice!r}" + ", relu=True" * self.relu
 
 
 class ConvTranspose2d(torch.nn.ConvTranspose2d):

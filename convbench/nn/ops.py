@@ -26,7 +26,7 @@ from torch.utils.flop_counter import register_flop_formula
 from convbench.nn import report
 from convbench.nn.plans import Call, Geometry, Plan, described, layout_of, plan, separable_plan
 from convbench.nn.report import Ran
-from convbench.nn.unwatched import unwatched
+from convbench.nn.unwatched import differentiated, unwatched, watched
 from convbench.spec import Pass
 
 _library = torch.library.Library("convbench", "DEF")
@@ -242,6 +242,23 @@ weight_gradient = _operator(
     "convolution_weight_gradient", _weight_gradient, _fake_gradient, _keep, _weight_gradient_backward,
     _weight_gradient_flops,
 )  # fmt: skip
+
 separable_convolution = _operator(
     "separable_convolution", _separable, _fake_separable, _keep_pair, _separable_backward, _separable_flops
 )
+
+
+def rectified_convolution(x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """relu(convolution(...)): for inference in one kernel, where it has a ReLU."""
+    operands = (x, w) if bias is None else (x, w, bias)
+    if watched(list(operands)) or differentiated(list(operands)):
+        return torch.relu(convolution(x, w, bias, *rest))
+    return _rectified(operands, rest)
+
+
+@_undisturbed
+def _rectified(operands: tuple[Tensor, ...], rest: tuple[Any, ...]) -> Tensor:
+    x, w = operands[:2]
+    chosen = plan(Call("forward", tuple(x.shape), tuple(w.shape), _geometry(*rest[:-1]), described(operands), rest[-1]))
+    count(chosen.ran)
+    return _in_layout(chosen.rectified(*operands), operands)

@@ -49,10 +49,15 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """run(*operands) -> the result; ran is what to count for it."""
+    """run(*operands) -> the result; ran is what to count for it; relu: whether run takes relu=True."""
 
     run: Callable[..., torch.Tensor]
     ran: Ran
+    relu: bool = False
+
+    def rectified(self, *operands: torch.Tensor) -> torch.Tensor:
+        """The result with a ReLU behind it, in the same kernel where it has one."""
+        return self.run(*operands, relu=True) if self.relu else self.run(*operands).relu_()
 
 
 def described(operands: Tensors) -> Described:
@@ -73,7 +78,7 @@ def plan(call: Call) -> Plan:
         if implementation and implementation.name == REFERENCE:  # as torch would have run: on the operands' own layout
             return Plan(torchs(call), Ran(str(case.spec), case.pass_, case.dtype, case.device, REFERENCE, "aten"))
         if implementation:
-            return Plan(*_built(implementation, case))
+            return _built(implementation, case)
     layer = str(case.spec) if case else _layer(call)
     dtype, device = _dtype(call), str(call.operands[0][2])
     if call.x_shape[0] == 0:
@@ -100,7 +105,7 @@ def separable_plan(geometry: Geometry, operands: Described, choice: str) -> Plan
     implementation = decode(choice).pick(case)[0] if _fit(case, operands) else None
     if implementation is None or implementation.name == REFERENCE:  # torch has no pair: its halves are two calls
         return None
-    return Plan(*_built(implementation, case))
+    return _built(implementation, case)
 
 
 def torchs(call: Call) -> Callable[..., torch.Tensor]:
@@ -126,15 +131,16 @@ def layout_of(*tensors: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _built(implementation: Implementation, case: Case) -> tuple[Callable[..., torch.Tensor], Ran]:
+def _built(implementation: Implementation, case: Case) -> Plan:
     kernel = implementation.build(case)
     layout = torch.channels_last if implementation.layout == "channels_last" else torch.contiguous_format
 
-    def run(*operands: torch.Tensor) -> Any:
+    def run(*operands: torch.Tensor, **words: bool) -> Any:
         given = tuple(t.contiguous(memory_format=layout) if t.dim() == 4 else t.contiguous() for t in operands)
-        return kernel.run(*(kernel.prepare(*given) if kernel.prepare else given))
+        return kernel.run(*(kernel.prepare(*given) if kernel.prepare else given), **words)
 
-    return run, Ran(str(case.spec), case.pass_, case.dtype, case.device, implementation.name, kernel.algorithm)
+    ran = Ran(str(case.spec), case.pass_, case.dtype, case.device, implementation.name, kernel.algorithm)
+    return Plan(run, ran, kernel.relu)
 
 
 def _case(call: Call) -> tuple[Case | None, str]:

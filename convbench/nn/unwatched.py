@@ -33,16 +33,22 @@ def unwatched(
 
     def call(*arguments: Any) -> Tensor:
         operands = [a for a in arguments[:4] if isinstance(a, Tensor)]
-        if _watched(operands):
+        if watched(operands):
             return operator(*arguments)
-        if torch.is_grad_enabled() and True in {t.requires_grad for t in operands}:
+        if differentiated(operands):
             return differentiable.apply(*arguments)  # type: ignore[attr-defined]
         return compute(*arguments)
 
     return call
 
 
-def _watched(operands: list[Tensor]) -> bool:
+def differentiated(operands: list[Tensor]) -> bool:
+    """Whether a gradient is wanted."""
+    return torch.is_grad_enabled() and True in {t.requires_grad for t in operands}
+
+
+def watched(operands: list[Tensor]) -> bool:
+    """Whether somebody sees operators by the dispatcher."""
     return bool(
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()

@@ -14,6 +14,7 @@ Arrays made of addresses have no known length: the kernel owns its edges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,6 +66,11 @@ def new(*shape: int) -> torch.Tensor:
 def zeros(*shape: int) -> torch.Tensor:
     """As new(), of zeros."""
     return torch.zeros(shape, dtype=torch.float32, device=_CPU)
+
+
+def least(relu: bool) -> float:
+    """The least value that a kernel lets an output have."""
+    return 0.0 if relu else -math.inf
 
 
 def padded(tensor: torch.Tensor, rows: int, width: int) -> torch.Tensor:

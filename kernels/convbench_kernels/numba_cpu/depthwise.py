@@ -68,4 +68,4 @@ def build(case: Case) -> Kernel:
     algorithm = NAMES[int(tables.phases[0, METHOD])] if len(tables.phases) == 1 else "depthwise_phases"
     if tables.phases[0, BLOCKED]:
         algorithm = "depthwise_channels"
-    return Kernel(convolution(tables, shape), algorithm)
+    return Kernel(convolution(tables, shape), algorithm, relu=case.pass_ == "forward")

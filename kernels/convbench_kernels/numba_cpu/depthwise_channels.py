@@ -12,7 +12,7 @@ TOGETHER pixels of a row are summed side by side: as many independent sums as an
 from __future__ import annotations
 
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel
-from convbench_kernels.numba_cpu.simd import fma, load, store, transpose
+from convbench_kernels.numba_cpu.simd import broadcast, fma, load, maximum, store, transpose
 from convbench_kernels.numba_cpu.tiles import LANES
 
 TOGETHER = 8
@@ -55,10 +55,10 @@ def pad_block(x, xi, height, width, w, wi, w_plane, taps, top, left, padded_rows
 
 
 @kernel
-def convolve_block(taps, begin, end, weights, bias, k, scratch, padded, pitch, stride_h, stride_w,
+def convolve_block(taps, begin, end, weights, bias, k, least, scratch, padded, pitch, stride_h, stride_w,
                    rows, cols, out, out_row, out_step):  # fmt: skip
     """Taps [begin, end) of LANES output planes to dense pixels: row p, column q at out + p*out_row + q*out_step."""
-    step, start = stride_w * LANES, load(bias, k)
+    step, start, floor = stride_w * LANES, load(bias, k), broadcast(least)
     for p in range(rows):
         for q in range(0, cols, TOGETHER):
             at = padded + (p * stride_h * pitch + q * stride_w) * LANES
@@ -76,4 +76,4 @@ def convolve_block(taps, begin, end, weights, bias, k, scratch, padded, pitch, s
             to, next_, left = (out + p * out_row + q * out_step) * LANES, out_step * LANES, cols - q
             for m, value in enumerate((a0, a1, a2, a3, a4, a5, a6, a7)):
                 if m < left:
-                    store(scratch, to + m * next_, value)
+                    store(scratch, to + m * next_, maximum(value, floor))

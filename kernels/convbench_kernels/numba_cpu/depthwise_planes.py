@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from convbench_kernels.numba_cpu.arguments import dense, floats, new, record, table, zeros
+from convbench_kernels.numba_cpu.arguments import dense, floats, least, new, record, table, zeros
 from convbench_kernels.numba_cpu.depthwise_channels import clear, convolve_block, pad_block, pixels_to_planes
 from convbench_kernels.numba_cpu.depthwise_tables import (
     BEGIN,
@@ -53,6 +53,7 @@ from convbench_kernels.numba_cpu.simd import (
     load_range,
     load_stride2,
     load_stride2_range,
+    maximum,
     scatter,
     store,
     store_range,
@@ -89,8 +90,9 @@ def columns(x, at, stride, lo, hi):
 
 
 @inline_kernel
-def put(y, at, step, value, count):
-    """y[at :: step][:count] = value."""
+def put(y, at, step, value, count, least):
+    """y[at :: step][:count] = value, or `least` where that is more."""
+    value = maximum(value, broadcast(least))
     if step == 1:
         if count >= LANES:
             store(y, at, value)
@@ -112,7 +114,7 @@ def pad_plane(x, xi, height, width, planes, f, scratch):
 
 
 @kernel
-def plane_padded(scratch, w, taps, bias, y, yi, rows, cols, f):
+def plane_padded(scratch, w, taps, bias, least, y, yi, rows, cols, f):
     """One output plane (or phase of one) from padded planes, any taps: no load needs a mask."""
     pitch = f[PITCH]
     for a in range(0, rows, TOGETHER):
@@ -122,13 +124,13 @@ def plane_padded(scratch, w, taps, bias, y, yi, rows, cols, f):
                 at = taps[i, 4] + a * pitch + first
                 t = tile_fma_at(t, w, taps[i, 3], 1, scratch, at, (0, pitch, 2 * pitch, 3 * pitch))
             target, count = yi + a * f[OUT_ROW] + first * f[OUT_STEP], cols - first
-            put(y, target, f[OUT_STEP], tile_get(t, 0, 0), count)
+            put(y, target, f[OUT_STEP], tile_get(t, 0, 0), count, least)
             if a + 1 < rows:
-                put(y, target + f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 1), count)
+                put(y, target + f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 1), count, least)
             if a + 2 < rows:
-                put(y, target + 2 * f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 2), count)
+                put(y, target + 2 * f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 2), count, least)
             if a + 3 < rows:
-                put(y, target + 3 * f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 3), count)
+                put(y, target + 3 * f[OUT_ROW], f[OUT_STEP], tile_get(t, 0, 3), count, least)
 
 
 @inline_kernel
@@ -137,7 +139,7 @@ def dot3(left, middle, right, w0, w1, w2, total):
 
 
 @kernel
-def plane_rolling(x, xi, height, width, w, taps, bias, y, yi, rows, cols):
+def plane_rolling(x, xi, height, width, w, taps, bias, least, y, yi, rows, cols):
     """3 x 3, stride 1, taps in row order: each input row feeds the output rows above, level and below."""
     eh, ew = taps[0, 0], taps[0, 1]
     w00, w01, w02 = broadcast(w[taps[0, 3]]), broadcast(w[taps[1, 3]]), broadcast(w[taps[2, 3]])
@@ -169,12 +171,12 @@ def plane_rolling(x, xi, height, width, w, taps, bias, y, yi, rows, cols):
                 level = dot3(left, middle, right, w10, w11, w12, level)
                 below = dot3(left, middle, right, w00, w01, w02, below)
             if h >= eh + 2:
-                put(y, yi + (h - eh - 2) * cols + first, 1, above, count)
+                put(y, yi + (h - eh - 2) * cols + first, 1, above, count, least)
             above, level = level, below
 
 
 @kernel
-def plane_stride2(x, xi, height, width, w, taps, bias, y, yi, rows, cols):
+def plane_stride2(x, xi, height, width, w, taps, bias, least, y, yi, rows, cols):
     """3 x 3, stride 2, taps in row order: the third input row of one output row is the first of the next."""
     eh, ew = taps[0, 0], taps[0, 1]
     w00, w01, w02 = broadcast(w[taps[0, 3]]), broadcast(w[taps[1, 3]]), broadcast(w[taps[2, 3]])
@@ -204,27 +206,29 @@ def plane_stride2(x, xi, height, width, w, taps, bias, y, yi, rows, cols):
                 )
                 total = dot3(left, middle, right, w20, w21, w22, total)
                 following = dot3(left, middle, right, w00, w01, w02, start)
-            put(y, yi + a * cols + first, 1, total, count)
+            put(y, yi + a * cols + first, 1, total, count, least)
             total = following
 
 
 @kernel
-def depthwise_plane(source, k, x, w, y, yi, bias, taps, f, g, scratch):
-    """One phase f of output plane k, from x plane number `source` on, to y[yi:]. scratch: scratch_size elements."""
+def depthwise_plane(source, k, x, w, y, yi, bias, least, taps, f, g, scratch):
+    """One phase f of output plane k, from x plane number `source` on, to y[yi:], nothing below `least`.
+
+    scratch: scratch_size elements."""
     height, width = g.height, g.width
     xi, rows, cols = source * height * width, f[ROWS], f[COLS]
     own_w, own = w[k * g.w_plane : (k + 1) * g.w_plane], taps[f[BEGIN] : f[END]]
     if f[METHOD] == ROLLING:
-        plane_rolling(x, xi, height, width, own_w, own, bias[k], y, yi, rows, cols)
+        plane_rolling(x, xi, height, width, own_w, own, bias[k], least, y, yi, rows, cols)
     elif f[METHOD] == STRIDE2:
-        plane_stride2(x, xi, height, width, own_w, own, bias[k], y, yi, rows, cols)
+        plane_stride2(x, xi, height, width, own_w, own, bias[k], least, y, yi, rows, cols)
     else:
         pad_plane(x, xi, height, width, g.up, f, scratch)
-        plane_padded(scratch, own_w, own, bias[k : k + 1], y, yi, rows, cols, f)
+        plane_padded(scratch, own_w, own, bias[k : k + 1], least, y, yi, rows, cols, f)
 
 
 @kernel
-def plane_interleaved(scratch, w, even, odd, bias, y, yi, rows, width, f):
+def plane_interleaved(scratch, w, even, odd, bias, least, y, yi, rows, width, f):
     """Two neighbouring column phases of one output plane, interleaved to whole rows of y."""
     pitch = f[PITCH]
     for a in range(0, rows, TOGETHER):
@@ -236,18 +240,19 @@ def plane_interleaved(scratch, w, even, odd, bias, y, yi, rows, width, f):
             for i in range(odd.shape[0]):
                 s = tile_fma_at(s, w, odd[i, 3], 1, scratch, odd[i, 4] + at, (0, pitch, 2 * pitch, 3 * pitch))
             target, count = yi + a * f[OUT_ROW] + 2 * first, width - 2 * first
-            _put_pair(y, target, tile_get(t, 0, 0), tile_get(s, 0, 0), count)
+            _put_pair(y, target, tile_get(t, 0, 0), tile_get(s, 0, 0), count, least)
             if a + 1 < rows:
-                _put_pair(y, target + f[OUT_ROW], tile_get(t, 0, 1), tile_get(s, 0, 1), count)
+                _put_pair(y, target + f[OUT_ROW], tile_get(t, 0, 1), tile_get(s, 0, 1), count, least)
             if a + 2 < rows:
-                _put_pair(y, target + 2 * f[OUT_ROW], tile_get(t, 0, 2), tile_get(s, 0, 2), count)
+                _put_pair(y, target + 2 * f[OUT_ROW], tile_get(t, 0, 2), tile_get(s, 0, 2), count, least)
             if a + 3 < rows:
-                _put_pair(y, target + 3 * f[OUT_ROW], tile_get(t, 0, 3), tile_get(s, 0, 3), count)
+                _put_pair(y, target + 3 * f[OUT_ROW], tile_get(t, 0, 3), tile_get(s, 0, 3), count, least)
 
 
 @inline_kernel
-def _put_pair(y, at, even, odd, count):
-    low, high = zip2(even, odd)
+def _put_pair(y, at, even, odd, count, least):
+    floor = broadcast(least)
+    low, high = zip2(maximum(even, floor), maximum(odd, floor))
     if count >= 2 * LANES:
         store(y, at, low)
         store(y, at + LANES, high)
@@ -257,7 +262,7 @@ def _put_pair(y, at, even, odd, count):
 
 
 @kernel
-def _plane_phases(source, k, x, w, y, yi, bias, taps, phases, g, scratch):
+def _plane_phases(source, k, x, w, y, yi, bias, least, taps, phases, g, scratch):
     """All phases of output plane k; those of padded planes share one padding."""
     n, own_w = 0, w[k * g.w_plane : (k + 1) * g.w_plane]
     if phases[0, METHOD] == PADDED_TAPS:
@@ -265,15 +270,16 @@ def _plane_phases(source, k, x, w, y, yi, bias, taps, phases, g, scratch):
     while n < phases.shape[0]:
         f = phases[n]
         if f[METHOD] != PADDED_TAPS:
-            depthwise_plane(source, k, x, w, y, yi + f[OUT_FIRST], bias, taps, f, g, scratch)
+            depthwise_plane(source, k, x, w, y, yi + f[OUT_FIRST], bias, least, taps, f, g, scratch)
         elif f[PAIRED]:
             even, odd = taps[f[BEGIN] : f[END]], taps[phases[n + 1, BEGIN] : phases[n + 1, END]]
             width = f[COLS] + phases[n + 1, COLS]
-            plane_interleaved(scratch, own_w, even, odd, bias[k : k + 1], y, yi + f[OUT_FIRST], f[ROWS], width, f)
+            plane_interleaved(scratch, own_w, even, odd, bias[k : k + 1], least, y, yi + f[OUT_FIRST], f[ROWS], width,
+                              f)  # fmt: skip
             n += 1
         else:
             own = taps[f[BEGIN] : f[END]]
-            plane_padded(scratch, own_w, own, bias[k : k + 1], y, yi + f[OUT_FIRST], f[ROWS], f[COLS], f)
+            plane_padded(scratch, own_w, own, bias[k : k + 1], least, y, yi + f[OUT_FIRST], f[ROWS], f[COLS], f)
         n += 1
 
 
@@ -288,7 +294,7 @@ def scratch_size(phases, g):
 
 
 @allocating_kernel
-def _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads):
+def _blocks_share(x, w, y, bias, least, taps, phases, g, scratch, thread, threads):
     """One thread's share of the blocks of LANES channels; the channels that fill no block go plane by plane."""
     f = phases[0]
     clear(scratch, f[BLOCK_AT], f[BLOCK_SIZE])
@@ -303,48 +309,49 @@ def _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads):
                       f[BLOCK_TOP], f[BLOCK_LEFT], f[BLOCK_ROWS], f[BLOCK_PITCH], scratch, f[BLOCK_AT])  # fmt: skip
             for n in range(phases.shape[0]):
                 h = phases[n]
-                convolve_block(taps, h[BEGIN], h[END], weights, bias, k, scratch, f[BLOCK_AT], f[BLOCK_PITCH],
-                               h[STRIDE_H], h[STRIDE_W], h[ROWS], h[COLS], h[OUT_FIRST], h[OUT_ROW],
+                convolve_block(taps, h[BEGIN], h[END], weights, bias, k, least, scratch, f[BLOCK_AT],
+                               f[BLOCK_PITCH], h[STRIDE_H], h[STRIDE_W], h[ROWS], h[COLS], h[OUT_FIRST], h[OUT_ROW],
                                h[OUT_STEP])  # fmt: skip
             pixels_to_planes(scratch, g.y_plane, y, (image * g.y_planes + k) * g.y_plane)
         else:
             rest = np.empty(f[PADDED] + TOGETHER * f[PITCH] + 2 * LANES, np.float32)
             for last in range(k, g.y_planes):
                 at = image * g.y_planes + last
-                _plane_phases(source + last - k, last, x, w, y, at * g.y_plane, bias, taps, phases, g, rest)
+                _plane_phases(source + last - k, last, x, w, y, at * g.y_plane, bias, least, taps, phases, g,
+                              rest)  # fmt: skip
 
 
 @allocating_kernel
-def _convolve_share(x, w, y, bias, taps, phases, g_at, thread, threads):
+def _convolve_share(x, w, y, bias, least, taps, phases, g_at, thread, threads):
     """One thread's share of the output planes, all their phases."""
     g = record(Planes, g_at)
     scratch = np.empty(scratch_size(phases, g), np.float32)
     if phases[0, BLOCKED]:
-        _blocks_share(x, w, y, bias, taps, phases, g, scratch, thread, threads)
+        _blocks_share(x, w, y, bias, least, taps, phases, g, scratch, thread, threads)
         return
     begin, end = share(g.images * g.y_planes, thread, threads)
     for i in range(begin, end):
         image, k = i // g.y_planes, i % g.y_planes
         source = image * g.x_planes + k * g.up // g.down
-        _plane_phases(source, k, x, w, y, i * g.y_plane, bias, taps, phases, g, scratch)
+        _plane_phases(source, k, x, w, y, i * g.y_plane, bias, least, taps, phases, g, scratch)
 
 
 @kernel
-def convolve(x_at, w_at, y_at, bias_at, taps_at, taps_count, phases_at, phases_count, g_at, threads):
-    """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly."""
+def convolve(x_at, w_at, y_at, bias_at, least, taps_at, taps_count, phases_at, phases_count, g_at, threads):
+    """Addresses: float32 x, w, y, bias; tables as in Tables. Planes shared out evenly; no y is below `least`."""
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
     taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
-    parallel(threads, _convolve_share, (x, w, y, bias, taps, phases, g_at))
+    parallel(threads, _convolve_share, (x, w, y, bias, np.float32(least), taps, phases, g_at))
 
 
 def convolution(tables: Tables, shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    """run(x, w, bias=None) -> y of `shape`; in a data gradient x is dy and y is dx."""
+    """run(x, w, bias=None, relu=False) -> y of `shape`; in a data gradient x is dy and y is dx."""
     no_bias, constants, work = zeros(tables.planes.y_planes), tables.addresses(), tables.work
 
-    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
         x, w, bias, y = dense(x), dense(w), no_bias if bias is None else dense(bias), new(*shape)
         operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr())
-        convolve(*operands, *constants, threads_for(work))
+        convolve(*operands, least(relu), *constants, threads_for(work))
         return y
 
     return run

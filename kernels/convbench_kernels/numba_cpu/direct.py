@@ -66,7 +66,7 @@ def build(case: Case, name: str = "direct") -> Kernel:
         run = convolution(data_gradient_taps(lowered.spec), lowered.spec.x_shape)
     else:
         run = convolution([forward_taps(lowered.spec)], lowered.spec.y_shape)
-    return Kernel(run, f"{name}_{tile}")
+    return Kernel(run, f"{name}_{tile}", relu=case.pass_ == "forward")
 
 
 IMPLEMENTATION = Implementation(

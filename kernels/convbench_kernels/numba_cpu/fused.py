@@ -2,6 +2,9 @@
 
     y[n, k, p, q] = bias[k] + sum_c w2[k, c] * ( sum_rs w1[c, r, s] * x[n, c, p*sh - ph + r*dh, q*sw - pw + s*dw] )
 
+and, where asked for, with a bias and a ReLU between the two and a ReLU behind them, as in a network whose batch norms
+are folded.
+
 Each thread takes blocks of whole output rows. For one block it writes z for all C channels into a panel of its own,
 
         panel   C rows of PITCH pixels, C * PITCH * 4 bytes <= PANEL_BYTES: half of L2
@@ -39,6 +42,7 @@ from convbench_kernels.numba_cpu.arguments import (
     dense,
     floats,
     integers_of,
+    least,
     new,
     padded,
     record,
@@ -56,7 +60,7 @@ from convbench_kernels.numba_cpu.jit import (
 )
 from convbench_kernels.numba_cpu.pack import workspace
 from convbench_kernels.numba_cpu.parallel import parallel
-from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_rows, tile_store
+from convbench_kernels.numba_cpu.simd import load, store_range, tile_fma_at, tile_least, tile_rows, tile_store
 from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 PANEL_BYTES = 512 * 1024
@@ -91,11 +95,11 @@ def _pack_last(w, work, g):
 
 
 @inline_kernel
-def _tile(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, out, target, row, apart):
+def _tile(w, wi, w_row, w_step, panel, at, pitch, channels, bias, k, least, out, target, row, apart):
     t = tile_rows(MR, apart, bias, k)
     for c in range(channels):
         t = tile_fma_at(t, w, wi + c * w_step, w_row, panel, at + c * pitch, apart)
-    tile_store(t, out, target, row)
+    tile_store(tile_least(t, least), out, target, row)
 
 
 @inline_kernel
@@ -108,7 +112,7 @@ def _spilled(spill, y, target, plane, rows, pixels):
 
 
 @kernel
-def _multiply(w, last, work, panel, y, yi, bias, pixels, g):
+def _multiply(w, last, work, panel, y, yi, bias, least, pixels, g):
     """All filters on the pixels of one panel."""
     plane, spill = g.p * g.q, work[panel + g.spill : panel + g.per_thread]
     for first in range(0, pixels, ROW):
@@ -120,20 +124,20 @@ def _multiply(w, last, work, panel, y, yi, bias, pixels, g):
             out, at, row = (y, target, plane) if whole else (spill, 0, ROW)
             source, wi, w_row, w_step = (w, i * MR * g.c, g.c, 1) if rows == MR else (last, 0, 1, MR)
             if vectors == 3:
-                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row,
-                      (0, LANES, 2 * LANES))  # fmt: skip
+                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, least, out, at,
+                      row, (0, LANES, 2 * LANES))  # fmt: skip
             elif vectors == 2:
-                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row,
-                      (0, LANES))  # fmt: skip
+                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, least, out, at,
+                      row, (0, LANES))  # fmt: skip
             else:
-                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, out, at, row,
-                      (0,))  # fmt: skip
+                _tile(source, wi, w_row, w_step, work, panel + first, g.pitch, g.c, bias, i * MR, least, out, at,
+                      row, (0,))  # fmt: skip
             if not whole:
                 _spilled(spill, y, target, plane, rows, min(left, ROW))
 
 
 @allocating_kernel
-def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phase, planes, g, scratch):
+def _block(image, block, x, w1, w2, last, y, biases, least, work, panel, taps, phase, planes, g, scratch):
     """z of one block of rows into the panel, then the product."""
     begin = block * g.rows
     rows = min(g.rows, g.p - begin)
@@ -142,32 +146,34 @@ def _block(image, block, x, w1, w2, last, y, bias, zero, work, panel, taps, phas
     f[TOP] += begin
     f[ROWS] = rows
     for c in range(g.c):
-        depthwise_plane(image * g.c + c, c, x, w1, work, panel + c * g.pitch, zero, here, f, planes, scratch)
-    _multiply(w2, last, work, panel, y, image * g.k * g.p * g.q + begin * g.q, bias, rows * g.q, g)
+        depthwise_plane(image * g.c + c, c, x, w1, work, panel + c * g.pitch, biases[0], least[0], here, f, planes,
+                        scratch)  # fmt: skip
+    _multiply(w2, last, work, panel, y, image * g.k * g.p * g.q + begin * g.q, biases[1], least[1],
+              rows * g.q, g)  # fmt: skip
 
 
 @allocating_kernel
-def _share(x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at, thread, threads):
+def _share(x, w1, w2, y, biases, least, work, taps, phases, planes_at, g_at, thread, threads):
     """One thread's share of the blocks of rows."""
     g, planes = record(Sizes, g_at), record(Planes, planes_at)
     panel, phase = g.w_size + thread * g.per_thread, phases[0]
     scratch = np.empty(scratch_size(phases, planes), np.float32)
     begin, end = share(g.images * g.blocks, thread, threads)
     for i in range(begin, end):
-        _block(
-            i // g.blocks, i % g.blocks, x, w1, w2, work, y, bias, zero, work, panel, taps, phase, planes, g, scratch
-        )
+        _block(i // g.blocks, i % g.blocks, x, w1, w2, work, y, biases, least, work, panel, taps, phase, planes, g,
+               scratch)  # fmt: skip
 
 
 @kernel
-def convolve(x_at, w1_at, w2_at, y_at, bias_at, zero_at, work_at, taps_at, taps_count, phases_at, phases_count,
-             planes_at, g_at, threads):  # fmt: skip
-    """Addresses: float32 x, weights, y, bias, zeros, workspace; tables. Blocks of rows shared out evenly."""
-    x, w1, w2, y, bias = floats(x_at), floats(w1_at), floats(w2_at), floats(y_at), floats(bias_at)
-    zero, work = floats(zero_at), floats(work_at)
+def convolve(x_at, w1_at, w2_at, y_at, between_at, bias_at, work_at, least_between, least, taps_at, taps_count,
+             phases_at, phases_count, planes_at, g_at, threads):  # fmt: skip
+    """Addresses: float32 x, weights, y, a bias of either half, workspace; tables. No intermediate is below
+    least_between, no y below least. Blocks of rows shared out evenly."""
+    x, w1, w2, y, work = floats(x_at), floats(w1_at), floats(w2_at), floats(y_at), floats(work_at)
+    biases, floors = (floats(between_at), floats(bias_at)), (np.float32(least_between), np.float32(least))
     taps, phases = table(taps_at, taps_count, 6), table(phases_at, phases_count, COLUMNS)
     _pack_last(w2, work, record(Sizes, g_at))
-    parallel(threads, _share, (x, w1, w2, y, bias, zero, work, taps, phases, planes_at, g_at))
+    parallel(threads, _share, (x, w1, w2, y, biases, floors, work, taps, phases, planes_at, g_at))
 
 
 def sizes(spec: ConvSpec, threads: int) -> Sizes:
@@ -189,7 +195,9 @@ def sizes(spec: ConvSpec, threads: int) -> Sizes:
 
 
 def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
-    """run(x, w_depthwise, w_pointwise, bias=None) -> y."""
+    """run(x, w_depthwise, w_pointwise, bias=None, relu=False, between=None, relu_between=False) -> y.
+
+    between: bias of the depthwise half, (C,)."""
     tables = forward_tables(spec.depthwise())
     width, macs = -(-spec.k // MR) * MR, spec.n * spec.c * spec.p * spec.q * (spec.r * spec.s + spec.k)
     zero, no_bias, shape, constants = zeros(spec.c), zeros(width), spec.y_shape, tables.addresses()
@@ -199,13 +207,16 @@ def forward(spec: ConvSpec) -> Callable[..., torch.Tensor]:
         g = sizes(spec, threads)
         return g.w_size + threads * g.per_thread, addresses(integers_of(g))
 
-    def run(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def run(
+        x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False,
+        between: torch.Tensor | None = None, relu_between: bool = False,
+    ) -> torch.Tensor:  # fmt: skip
         x, w1, w2, y, threads = dense(x), dense(w1), dense(w2), new(*shape), threads_for(macs)
-        start = no_bias if bias is None else padded(bias, 1, width)
+        first, second = zero if between is None else dense(between), no_bias if bias is None else padded(bias, 1, width)
         size, g = sized(threads)
         work = workspace(size)
-        convolve(x.data_ptr(), w1.data_ptr(), w2.data_ptr(), y.data_ptr(), start.data_ptr(), zero.data_ptr(),
-                 work.data_ptr(), *constants, *g, threads)  # fmt: skip
+        convolve(x.data_ptr(), w1.data_ptr(), w2.data_ptr(), y.data_ptr(), first.data_ptr(), second.data_ptr(),
+                 work.data_ptr(), least(relu_between), least(relu), *constants, *g, threads)  # fmt: skip
         return y
 
     return run
@@ -219,7 +230,7 @@ def supports(case: Case) -> str:
 
 
 def build(case: Case) -> Kernel:
-    return Kernel(forward(case.spec), f"fused_{MR}x{NR}")
+    return Kernel(forward(case.spec), f"fused_{MR}x{NR}", relu=True)
 
 
 IMPLEMENTATION = Implementation("numba.fused", supports, build, "separable pair in one pass, intermediate in the cache")

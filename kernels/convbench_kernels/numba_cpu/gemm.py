@@ -34,7 +34,7 @@ def build(case: Case) -> Kernel:
     spec = case.spec
     one_pixel = (spec.h, spec.w, spec.p, spec.q) == (1, 1, 1, 1)
     if one_pixel and spec.groups == 1 and not spec.is_transposed:
-        return Kernel(gemv(case), "gemv")
+        return Kernel(gemv(case), "gemv", relu=case.pass_ == "forward")
     return build_dense(case, "gemm")
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from convbench.plugin import Case, Pass
-from convbench_kernels.numba_cpu.arguments import dense, floats, new, zeros
-from convbench_kernels.numba_cpu.jit import STREAMED, kernel, share, threads_for
+from convbench_kernels.numba_cpu.arguments import dense, floats, least, new, zeros
+from convbench_kernels.numba_cpu.jit import STREAMED, inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.parallel import parallel
 from convbench_kernels.numba_cpu.simd import (
     broadcast,
@@ -39,9 +39,15 @@ ZERO = np.float32(0.0)
 PASSES: tuple[Pass, ...] = ("forward", "data_gradient", "weight_gradient")
 
 
+@inline_kernel
+def _at_least(value, least):
+    """The larger one; NaN stays."""
+    return least if value < least else value
+
+
 @kernel
-def dot_filters(w, wi, c, x, xi, y, yi, y_step, bias, k, count):
-    """y[yi + m*y_step] = bias[k + m] + w[wi + m*c : + c] . x[xi : + c] for m < count <= TOGETHER."""
+def dot_filters(w, wi, c, x, xi, y, yi, y_step, bias, k, count, least):
+    """y[yi + m*y_step] = bias[k + m] + w[wi + m*c : + c] . x[xi : + c], `least` at least, for m < count <= TOGETHER."""
     a0 = a1 = a2 = a3 = broadcast(ZERO)
     w1, w2, w3 = wi + min(1, count - 1) * c, wi + min(2, count - 1) * c, wi + min(3, count - 1) * c
     whole = c // LANES * LANES
@@ -54,22 +60,23 @@ def dot_filters(w, wi, c, x, xi, y, yi, y_step, bias, k, count):
         v = load_range(x, xi + i, 0, rest)
         a0, a1 = fma(load_range(w, wi + i, 0, rest), v, a0), fma(load_range(w, w1 + i, 0, rest), v, a1)
         a2, a3 = fma(load_range(w, w2 + i, 0, rest), v, a2), fma(load_range(w, w3 + i, 0, rest), v, a3)
-    y[yi] = bias[k] + sum_lanes(a0)
+    y[yi] = _at_least(bias[k] + sum_lanes(a0), least)
     if count > 1:
-        y[yi + y_step] = bias[k + 1] + sum_lanes(a1)
+        y[yi + y_step] = _at_least(bias[k + 1] + sum_lanes(a1), least)
     if count > 2:
-        y[yi + 2 * y_step] = bias[k + 2] + sum_lanes(a2)
+        y[yi + 2 * y_step] = _at_least(bias[k + 2] + sum_lanes(a2), least)
     if count > 3:
-        y[yi + 3 * y_step] = bias[k + 3] + sum_lanes(a3)
+        y[yi + 3 * y_step] = _at_least(bias[k + 3] + sum_lanes(a3), least)
 
 
 @kernel
-def _multiply(x, w, y, bias, images, c, k, thread, threads):
+def _multiply(x, w, y, bias, least, images, c, k, thread, threads):
     """The forward pass: one thread's share of the filters, all images."""
     begin, end = share(-(-k // TOGETHER), thread, threads)
     for first in range(begin * TOGETHER, min(k, end * TOGETHER), TOGETHER):
         for n in range(images):
-            dot_filters(w, first * c, c, x, n * c, y, n * k + first, 1, bias, first, min(TOGETHER, k - first))
+            dot_filters(w, first * c, c, x, n * c, y, n * k + first, 1, bias, first, min(TOGETHER, k - first),
+                        least)  # fmt: skip
 
 
 @kernel
@@ -104,11 +111,11 @@ def _outer(x, dy, dw, images, c, k, thread, threads):
 
 
 @kernel
-def multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, thread, threads):
+def multiply(pass_, a_at, b_at, out_at, bias_at, least, images, c, k, thread, threads):
     """One thread's share of a pass, by its number in PASSES. Addresses of its two float32 operands, result and bias."""
     a, b, out = floats(a_at), floats(b_at), floats(out_at)
     if pass_ == 0:
-        _multiply(a, b, out, floats(bias_at), images, c, k, thread, threads)
+        _multiply(a, b, out, floats(bias_at), np.float32(least), images, c, k, thread, threads)
     elif pass_ == 1:
         _multiply_transposed(a, b, out, images, c, k, thread, threads)
     else:
@@ -116,19 +123,19 @@ def multiply(pass_, a_at, b_at, out_at, bias_at, images, c, k, thread, threads):
 
 
 @kernel
-def multiply_shared(pass_, a_at, b_at, out_at, bias_at, images, c, k, threads):
-    parallel(threads, multiply, (pass_, a_at, b_at, out_at, bias_at, images, c, k))
+def multiply_shared(pass_, a_at, b_at, out_at, bias_at, least, images, c, k, threads):
+    parallel(threads, multiply, (pass_, a_at, b_at, out_at, bias_at, least, images, c, k))
 
 
 def gemv(case: Case) -> Callable[..., torch.Tensor]:
-    """run(a, b, bias=None) on the pass's two operands, in the order of Case.operand_names."""
+    """run(a, b, bias=None, relu=False) on the pass's two operands, in the order of Case.operand_names."""
     spec, number = case.spec, PASSES.index(case.pass_)
     images, c, k, shape, no_bias = spec.n, spec.c, spec.k, case.output_shapes[0], zeros(spec.k)
 
-    def run(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def run(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
         a, b, bias, out = dense(a), dense(b), no_bias if bias is None else dense(bias), new(*shape)
         at = (a.data_ptr(), b.data_ptr(), out.data_ptr(), bias.data_ptr())
-        multiply_shared(number, *at, images, c, k, threads_for(STREAMED * c * k))
+        multiply_shared(number, *at, least(relu), images, c, k, threads_for(STREAMED * c * k))
         return out
 
     return run

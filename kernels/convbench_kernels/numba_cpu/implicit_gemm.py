@@ -44,7 +44,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from convbench_kernels.numba_cpu.arguments import dense, floats, new, padded, record, table, zeros
+from convbench_kernels.numba_cpu.arguments import dense, floats, least, new, padded, record, table, zeros
 from convbench_kernels.numba_cpu.gemv import TOGETHER as DOTS
 from convbench_kernels.numba_cpu.gemv import dot_filters
 from convbench_kernels.numba_cpu.geometry import (
@@ -85,9 +85,10 @@ from convbench_kernels.numba_cpu.simd import (
     prefetch,
     store,
     store_range,
-    tile_add,
     tile_fma,
     tile_fma_at,
+    tile_least,
+    tile_plus,
     tile_rows,
     tile_store,
     zip2,
@@ -96,7 +97,7 @@ from convbench_kernels.numba_cpu.tiles import LANES, MR, NR
 
 ROW = NR * LANES  # of a tile spilled to memory
 ALL, HALF = tuple(range(MR)), tuple(range(MR // 2))  # filters of a panel: packed with zeros, which half may be
-ZERO = np.float32(0.0)
+ZERO, MINUS_INFINITY = np.float32(0.0), np.float32(-np.inf)
 NOTHING = np.zeros(MR, np.float32)  # in place of a bias
 AHEAD = 48  # terms whose weights are prefetched where they are read in place: a page or more apart where transposed
 CHANNELS = 16  # copied at a time: few pages, and a tap's place is looked up once for them
@@ -107,28 +108,27 @@ CHANNELS = 16  # copied at a time: few pages, and a tap's place is looked up onc
 
 
 @inline_kernel
-def _put(t, out, at, row, added):
+def _put(t, out, at, row, added, least):
     if added:
-        tile_add(t, out, at, row)
-    else:
-        tile_store(t, out, at, row)
+        t = tile_plus(t, out, at, row)
+    tile_store(tile_least(t, least), out, at, row)
 
 
 @kernel
-def _packed(filters, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
+def _packed(filters, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, least):
     t = tile_rows(filters, apart, bias, k)
     for i in range(begin, end):
         t = tile_fma_at(t, w, wi + steps[i, 1], 1, x, xi + steps[i, 0], apart)
-    _put(t, out, at, out_row, added)
+    _put(t, out, at, out_row, added, least)
 
 
 @kernel
-def _in_place(w, wi, row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added):
+def _in_place(w, wi, row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, least):
     t = tile_rows(MR, apart, bias, k)
     for i in range(begin, end):
         prefetch(w, wi + steps[i + AHEAD, 1] + i % MR * row)
         t = tile_fma(t, w, wi + steps[i, 1], row, x, xi + steps[i, 0])
-    _put(t, out, at, out_row, added)
+    _put(t, out, at, out_row, added, least)
 
 
 @inline_kernel
@@ -309,7 +309,7 @@ def _copy_tile(x, xi, taps, live, begins, n, slices, first, vectors, work, at, r
 
 
 @kernel
-def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
+def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, least, work, at, g):
     """The pixels behind the last vector, filters [begin, end): where one would be nearly empty. A few filters, in L1,
     meet all of these pixels before the next."""
     terms, first, to = g.c * taps.shape[0], g.p * g.q - g.tail, at
@@ -324,32 +324,32 @@ def _add_tail(x, xi, w, wi, y, yi, bias, k, begin, end, taps, work, at, g):
     for m in range(begin, end, DOTS):
         for i in range(g.tail):
             dot_filters(w, wi + m * terms, terms, work, at + i * terms, y, yi + m * g.y_plane + first + i, g.y_plane,
-                        bias, k + m, min(DOTS, end - m))  # fmt: skip
+                        bias, k + m, min(DOTS, end - m), least)  # fmt: skip
 
 
 @inline_kernel
-def _sum(rows, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, g):
+def _sum(rows, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, least, g):
     if rows <= len(HALF):
-        _packed(HALF, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+        _packed(HALF, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, least)
     elif g.pack_w:
-        _packed(ALL, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+        _packed(ALL, w, wi, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, least)
     else:
-        _in_place(w, wi, g.w_row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added)
+        _in_place(w, wi, g.w_row, x, xi, apart, steps, begin, end, bias, k, out, at, out_row, added, least)
 
 
 @inline_kernel
-def _panel(rows, vectors, w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, g):
+def _panel(rows, vectors, w, wi, x, xi, d1, d2, steps, begin, end, bias, k, out, at, out_row, added, least, g):
     """One panel of `rows` filters on 1 to NR vectors of pixels."""
     if vectors == 3:
-        _sum(rows, w, wi, x, xi, (0, d1, d2), steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(rows, w, wi, x, xi, (0, d1, d2), steps, begin, end, bias, k, out, at, out_row, added, least, g)
     elif vectors == 2:
-        _sum(rows, w, wi, x, xi, (0, d1), steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(rows, w, wi, x, xi, (0, d1), steps, begin, end, bias, k, out, at, out_row, added, least, g)
     else:
-        _sum(rows, w, wi, x, xi, (0,), steps, begin, end, bias, k, out, at, out_row, added, g)
+        _sum(rows, w, wi, x, xi, (0,), steps, begin, end, bias, k, out, at, out_row, added, least, g)
 
 
 @kernel
-def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums_step, steps, begins, n, slices,
+def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, least, work, sums_at, sums_step, steps, begins, n, slices,
            first, vectors, d1, d2, panel, panels, g):  # fmt: skip
     """Slice n of the sums of one tile, for panels [panel, panel + panels) of filters."""
     pitch = g.row_vectors * LANES if g.row_vectors else g.pitch
@@ -361,6 +361,7 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
         rows = min(MR, g.k - i * MR)
         a, target, sums = wi + i * panel_step, yi + i * MR * g.y_plane, sums_at + (i - panel) * sums_step
         start, b = (NOTHING, 0) if n else (bias, k + i * MR)
+        floor = least if n == slices - 1 else MINUS_INFINITY
         whole, done = direct and rows == MR, 0  # whole: then there is one phase
         for f in range(g.fan):
             lo, hi = share(begins[f + 1] - begins[f], n, slices)
@@ -368,26 +369,26 @@ def _strip(x, xi, copied, w, wi, panel_step, y, yi, bias, k, work, sums_at, sums
             done += hi - lo
             out, at, row = (y, target + _row_of_y(p, g) + q, g.y_plane) if whole else (work, sums + f * MR * ROW, ROW)
             _panel(rows, vectors, w, a, x, source, d1, d2, steps, begins[f] + lo, begins[f] + hi, start, b, out, at,
-                   row, n, g)  # fmt: skip
+                   row, n, floor, g)  # fmt: skip
         if n == slices - 1 and not whole:
             _write(work, sums, y, target, rows, first, vectors, g)
 
 
 @allocating_kernel
-def _compute(x, w, y, bias, work, taps, g_at, first_image, images, thread, threads):
+def _compute(x, w, y, bias, least, work, taps, g_at, first_image, images, thread, threads):
     """One thread's share of a block of images."""
     g = record(Geometry, g_at)
     live = np.full(taps.shape[0] + 1, -1)
     steps, begins = np.zeros((g.c * taps.shape[0] + AHEAD, 2), np.int64), np.zeros(g.fan + 1, np.int64)
     copied_steps = np.empty_like(steps)
     runs, places = np.empty((ROW, 4), np.int64), np.empty((taps.shape[0] * ROW, 4), np.int64)
-    _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins, runs, places, g_at, first_image,
-                   images, thread, threads)  # fmt: skip
+    _compute_tiles(x, w, y, bias, least, work, taps, live, steps, copied_steps, begins, runs, places, g_at,
+                   first_image, images, thread, threads)  # fmt: skip
 
 
 @kernel
-def _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins, runs, places, g_at, first_image,
-                   images, thread, threads):  # fmt: skip
+def _compute_tiles(x, w, y, bias, least, work, taps, live, steps, copied_steps, begins, runs, places, g_at,
+                   first_image, images, thread, threads):  # fmt: skip
     """Tile by tile, each with all panels of filters. bias has groups * panels * MR entries."""
     g = record(Geometry, g_at)
     tiles = -(-g.vectors // NR)
@@ -417,8 +418,8 @@ def _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins,
         yi = (first_image + image) * g.y_image + group * g.k * g.y_plane + g.y_first
         if g.tail and tile + in_group == tiles:
             tail_at, filters = sums_at + g.panel_size - LANES - g.tail * g.c * taps.shape[0], min(g.k, last * MR)
-            _add_tail(source, xi, weights, wi, y, yi, bias, group * g.panels * MR, panel * MR, filters, taps, work,
-                      tail_at, g)  # fmt: skip
+            _add_tail(source, xi, weights, wi, y, yi, bias, group * g.panels * MR, panel * MR, filters, taps, least,
+                      work, tail_at, g)  # fmt: skip
         slices = max(1, -(-begins[g.fan] // g.slice))
         kept = g.fan * MR * ROW * (slices > 1)  # partial sums of one tile and panel
         for block in range(panel, panel + panels, g.panel_block):
@@ -437,8 +438,8 @@ def _compute_tiles(x, w, y, bias, work, taps, live, steps, copied_steps, begins,
                     else:
                         d1, d2 = _pixel(first + 1, g) - pixel, _pixel(first + 2, g) - pixel
                         pixels, pi, own = source, xi + pixel, steps
-                    _strip(pixels, pi, copied, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, work,
-                           sums_at + i * kept, kept * g.together, own, begins, n, slices, first, vectors, d1, d2,
+                    _strip(pixels, pi, copied, weights, wi, panel_step, y, yi, bias, group * g.panels * MR, least,
+                           work, sums_at + i * kept, kept * g.together, own, begins, n, slices, first, vectors, d1, d2,
                            block, own_panels, g)  # fmt: skip
 
 
@@ -464,8 +465,10 @@ def _pack(x, w, work, taps, phases, g_at, first_image, images, packed, thread, t
 
 
 @kernel
-def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, phases_at, phases_count, g_at, threads):
-    """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan.
+def convolve(x_at, w_at, y_at, bias_at, work_at, packed, least, taps_at, taps_count, phases_at, phases_count, g_at,
+             threads):  # fmt: skip
+    """Addresses: float32 x, w, y, bias, workspace of Plan.size(threads); taps, phases, g as in geometry.Plan. No y is
+    below `least`.
 
     packed: 1 where the pass before has left its padded x, for this one too."""
     g = record(Geometry, g_at)
@@ -475,11 +478,11 @@ def convolve(x_at, w_at, y_at, bias_at, work_at, packed, taps_at, taps_count, ph
         images = min(g.block, g.images - first)
         if (g.source == PLANES and not packed) or (g.pack_w and first == 0):
             parallel(threads, _pack, (x, w, work, taps, phases, g_at, first, images, packed))
-        parallel(threads, _compute, (x, w, y, bias, work, taps, g_at, first, images))
+        parallel(threads, _compute, (x, w, y, bias, np.float32(least), work, taps, g_at, first, images))
 
 
 def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    """run(x, w, bias=None) -> y of `shape`, written by one pass or, phase by phase, by several.
+    """run(x, w, bias=None, relu=False) -> y of `shape`, written by one pass or, phase by phase, by several.
 
     x, w, bias are float32 tensors; in a data gradient x is dy and y is dx.
     """
@@ -494,13 +497,13 @@ def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[...,
     before = [False, *(p.shares_x(q) for q, p in pairwise(plans))]
     tables = [(int(x), p.addresses()) for x, p in zip(before, plans, strict=True)]
 
-    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
         x, w, y, threads = dense(x), dense(w), new(*shape), threads_for(macs)
         start = no_bias if bias is None else padded(bias, first.groups, width)
         work = workspace(size + (threads - 1) * per_thread)
         operands = (x.data_ptr(), w.data_ptr(), y.data_ptr(), start.data_ptr(), work.data_ptr())
         for packed, constants in tables:
-            convolve(*operands, packed, *constants, threads)
+            convolve(*operands, packed, least(relu), *constants, threads)
         return y
 
     return run

@@ -44,7 +44,8 @@ def build(case: Case) -> Kernel:
     if spec.groups == spec.c > 1:
         return depthwise.build(case)
     taps = data_gradient_taps(spec)
-    return Kernel(convolution(taps, spec.x_shape), f"phases_{spec.stride[0]}x{spec.stride[1]}")
+    algorithm = f"phases_{spec.stride[0]}x{spec.stride[1]}"
+    return Kernel(convolution(taps, spec.x_shape), algorithm, relu=case.pass_ == "forward")
 
 
 IMPLEMENTATION = Implementation(

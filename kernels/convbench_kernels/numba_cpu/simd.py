@@ -30,7 +30,8 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     tile_sums(t, y, i, row, added)     y[i + m*row + n] = sum_lanes(t[m][n]), or += where added
     t = tile_load(MR, NR, y, i, row)   t[m][n] = y[i + m*row + n*LANES : + LANES]
     tile_store(t, y, i, row)           the inverse
-    tile_add(t, y, i, row)             the same, added to what y holds
+    t = tile_plus(t, y, i, row)        t[m][n] += y[i + m*row + n*LANES : + LANES]
+    t = tile_least(t, s)            each element s at least, or NaN
     tile_store_range(t, n, y, i, row, rows, lo, hi)   column n alone: rows m < rows, lanes lo <= l < hi
     t = tile_mul_add(t, a, b)       t[m][n] = t[m][n]*a + b, vectors a and b: registers only
     v = tile_get(t, m, n)           one vector; m, n literals
@@ -337,11 +338,14 @@ def mul(typingctx, a, b):
     return VECTOR(VECTOR, VECTOR), codegen
 
 
+def _maximum(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a)), a, b)
+
+
 @intrinsic
 def maximum(typingctx, a, b):
     def codegen(context, builder, signature, args):
-        a, b = args
-        return builder.select(builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a)), a, b)
+        return _maximum(builder, *args)
 
     return VECTOR(VECTOR, VECTOR), codegen
 
@@ -573,14 +577,15 @@ def tile_load(typingctx, mr, nr, y, i, row):
     return (tile(mr, nr, y, types.intp, types.intp), codegen) if _is_array(y) else None
 
 
-def _store_tile(added: bool, typingctx: Any, t: Any, y: Any, i: Any, row: Any) -> Any:
+@intrinsic
+def tile_store(typingctx, t, y, i, row):
     def codegen(context, builder, signature, args):
         sums, _, i, row = args
         base = _base(context, builder, signature.args[1], args[1])
         for m in range(t.rows):
             for n in range(t.columns):
-                at, vector = _offset(builder, i, row, m, n), builder.extract_value(sums, m * t.columns + n)
-                _store(builder, base, at, builder.fadd(_load(builder, base, at), vector) if added else vector)
+                vector = builder.extract_value(sums, m * t.columns + n)
+                _store(builder, base, _offset(builder, i, row, m, n), vector)
         return context.get_dummy_value()
 
     valid = isinstance(t, Tile) and _is_array(y)
@@ -588,13 +593,30 @@ def _store_tile(added: bool, typingctx: Any, t: Any, y: Any, i: Any, row: Any) -
 
 
 @intrinsic
-def tile_store(typingctx, t, y, i, row):
-    return _store_tile(False, typingctx, t, y, i, row)
+def tile_plus(typingctx, t, y, i, row):
+    def codegen(context, builder, signature, args):
+        sums, _, i, row = args
+        base = _base(context, builder, signature.args[1], args[1])
+        for m in range(t.rows):
+            for n in range(t.columns):
+                at = m * t.columns + n
+                before = _load(builder, base, _offset(builder, i, row, m, n))
+                sums = builder.insert_value(sums, builder.fadd(before, builder.extract_value(sums, at)), at)
+        return sums
+
+    valid = isinstance(t, Tile) and _is_array(y)
+    return (t(t, y, types.intp, types.intp), codegen) if valid else None
 
 
 @intrinsic
-def tile_add(typingctx, t, y, i, row):
-    return _store_tile(True, typingctx, t, y, i, row)
+def tile_least(typingctx, t, s):
+    def codegen(context, builder, signature, args):
+        sums, least = args[0], _splat(builder, args[1])
+        for at in range(t.rows * t.columns):
+            sums = builder.insert_value(sums, _maximum(builder, builder.extract_value(sums, at), least), at)
+        return sums
+
+    return (t(t, types.float32), codegen) if isinstance(t, Tile) else None
 
 
 @intrinsic(prefer_literal=True)

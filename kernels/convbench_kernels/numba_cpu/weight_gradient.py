@@ -55,7 +55,7 @@ from convbench_kernels.numba_cpu.geometry import IN_W, IN_X, Geometry, Taps, ext
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.parallel import parallel
-from convbench_kernels.numba_cpu.simd import offsets, tile_add, tile_fma_rows, tile_store, tile_zero, transpose
+from convbench_kernels.numba_cpu.simd import offsets, tile_fma_rows, tile_plus, tile_store, tile_zero, transpose
 from convbench_kernels.numba_cpu.tiles import ISA, LANES, MR, NR
 
 ROW = NR * LANES  # of a tile
@@ -207,10 +207,9 @@ def _tile(x, xi, row_x, row, taps, tap, first, last, work, dy, at, fresh, vector
             source, target = xi + image * r.x_image + p * r.x_row + taps[tap, AT], dy + (line + p) * r.q * width
             for q in range(taps[tap, LEFT], taps[tap, RIGHT]):
                 t = tile_fma_rows(t, x, source + q * r.x_column, rows, work, target + q * width)
-    if fresh:
-        tile_store(t, work, at, r.taps * ROW)
-    else:
-        tile_add(t, work, at, r.taps * ROW)
+    if not fresh:
+        t = tile_plus(t, work, at, r.taps * ROW)
+    tile_store(t, work, at, r.taps * ROW)
 
 
 @kernel

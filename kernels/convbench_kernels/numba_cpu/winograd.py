@@ -42,6 +42,7 @@ from convbench_kernels.numba_cpu.arguments import (
     floats,
     integers,
     integers_of,
+    least,
     new,
     record,
     table,
@@ -60,12 +61,13 @@ from convbench_kernels.numba_cpu.simd import (
     load,
     load4,
     load_range,
+    maximum,
     mul,
     store,
     store_range,
     sub,
-    tile_add,
     tile_fma_at,
+    tile_plus,
     tile_store,
     tile_zero,
     transpose,
@@ -309,9 +311,8 @@ def _product(u, ui, v, vi, channels, out, at, more, apart):
     for c in range(channels):
         t = tile_fma_at(t, u, ui + c * WIDTH, 1, v, vi + c * TILES, apart)
     if more:
-        tile_add(t, out, at, POINTS * TILES)
-    else:
-        tile_store(t, out, at, POINTS * TILES)
+        t = tile_plus(t, out, at, POINTS * TILES)
+    tile_store(t, out, at, POINTS * TILES)
 
 
 @inline_kernel
@@ -327,8 +328,8 @@ def _put2(out, at, values):
 
 
 @kernel
-def _transform_output(work, products, half, pixels, bias):
-    """A^T m A of one vector of tiles of one filter: M rows of M*LANES pixels."""
+def _transform_output(work, products, half, pixels, bias, least):
+    """A^T m A of one vector of tiles of one filter: M rows of M*LANES pixels, none below `least`."""
     for j in range(ALPHA):
         m0, m1, m2, m3, m4, m5 = _six(work, products + j * TILES, ALPHA * TILES)
         y0, y1, y2, y3 = _output4(m0, m1, m2, m3, m4, m5)
@@ -336,12 +337,12 @@ def _transform_output(work, products, half, pixels, bias):
         store(work, half + (ALPHA + j) * LANES, y1)
         store(work, half + (2 * ALPHA + j) * LANES, y2)
         store(work, half + (3 * ALPHA + j) * LANES, y3)
-    start = broadcast(bias)
+    start, floor = broadcast(bias), broadcast(least)
     for i in range(M):
         m0, m1, m2, m3, m4, m5 = _six(work, half + i * ALPHA * LANES, LANES)
         y0, y1, y2, y3 = _output4(m0, m1, m2, m3, m4, m5)
-        a, b = zip2(add(y0, start), add(y2, start))
-        c, d = zip2(add(y1, start), add(y3, start))
+        a, b = zip2(maximum(add(y0, start), floor), maximum(add(y2, start), floor))
+        c, d = zip2(maximum(add(y1, start), floor), maximum(add(y3, start), floor))
         _put2(work, pixels + i * ROW, zip2(a, c))
         _put2(work, pixels + i * ROW + 2 * LANES, zip2(b, d))
 
@@ -374,7 +375,7 @@ def _products(u, ui, v, vi, filters, vectors, work, products, g):
 
 
 @kernel
-def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, work, scratch, g):
+def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, least, work, scratch, g):
     """One panel of filters on one block of tiles."""
     products, pixels = scratch + PRODUCTS, scratch + PIXELS
     filters = min(WIDTH, g.k - panel * WIDTH)
@@ -383,7 +384,7 @@ def _multiply(u, ui, v, vi, panel, vectors, strips, begin, end, y, bias, work, s
         k = panel * WIDTH + m
         for n in range(vectors):
             _transform_output(work, products + m * POINTS * TILES + n * LANES, scratch + HALF,
-                              pixels + n * M * LANES, bias[k])  # fmt: skip
+                              pixels + n * M * LANES, bias[k], least)  # fmt: skip
         _write(work, pixels, strips, begin, end, y, k * g.y_plane, g.k * g.y_plane, g)
 
 
@@ -404,7 +405,7 @@ def _inputs(x, w, v, u, work, strips, begins, first, blocks, g_at, thread, threa
 
 
 @kernel
-def _outputs(w, v, u, y, bias, work, strips, begins, first, blocks, g_at, thread, threads):
+def _outputs(w, v, u, y, bias, least, work, strips, begins, first, blocks, g_at, thread, threads):
     """One thread's share of a group's products: (panel, block) pairs."""
     g, scratch = record(Sizes, g_at), thread * SCRATCH
     begin, end = share(g.panels * blocks, thread, threads)
@@ -420,12 +421,13 @@ def _outputs(w, v, u, y, bias, work, strips, begins, first, blocks, g_at, thread
                 left = g.tiles - (first + block) * TILES
                 vectors = min(NR, (left + LANES - 1) // LANES)
                 _multiply(u, ui, v, block * g.v_block, panel, vectors, strips, begins[first + block],
-                          begins[first + block + 1], y, bias, work, scratch, g)  # fmt: skip
+                          begins[first + block + 1], y, bias, least, work, scratch, g)  # fmt: skip
 
 
 @kernel
-def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_at, threads):
-    """Addresses: float32 x, w, y, bias, workspace; strips and begins as in `strips()`, g as in Sizes."""
+def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_at, least, threads):
+    """Addresses: float32 x, w, y, bias, workspace; strips and begins as in `strips()`, g as in Sizes; no y is below
+    `least`."""
     g = record(Sizes, g_at)
     x, w, y, bias = floats(x_at), floats(w_at), floats(y_at), floats(bias_at)
     work, v, u = floats(work_at), floats(work_at + 4 * g.v_at), floats(work_at + 4 * g.u_at)
@@ -433,7 +435,7 @@ def convolve(x_at, w_at, y_at, bias_at, work_at, strips_at, rows, begins_at, g_a
     for first in range(0, g.blocks, g.group):
         blocks = min(g.group, g.blocks - first)
         parallel(threads, _inputs, (x, w, v, u, work, strips, begins, first, blocks, g_at))
-        parallel(threads, _outputs, (w, v, u, y, bias, work, strips, begins, first, blocks, g_at))
+        parallel(threads, _outputs, (w, v, u, y, bias, np.float32(least), work, strips, begins, first, blocks, g_at))
 
 
 # Planning ----------------------------------------------------------------------------------------
@@ -513,7 +515,7 @@ def sizes(problem: Problem, tiles: int, threads: int) -> Sizes:
 
 
 def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
-    """run(x, w, bias=None) -> y (images, K, P, Q)."""
+    """run(x, w, bias=None, relu=False) -> y (images, K, P, Q)."""
     table_, begins = strips(problem)
     tiles, shape = int(table_[:, COUNT].sum()), (problem.images, problem.k, *problem.output)
     no_bias, macs = zeros(problem.k), POINTS * tiles * problem.c * problem.k
@@ -523,13 +525,13 @@ def winograd(problem: Problem) -> Callable[..., torch.Tensor]:
         g = sizes(problem, tiles, threads)
         return g.work, addresses(table_, len(table_), begins, integers_of(g))
 
-    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def run(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
         x, w, bias = dense(x), dense(w), no_bias if bias is None else dense(bias)
         y, threads = new(*shape), threads_for(macs)
         size, tables = sized(threads)
         work = workspace(size)
         convolve(x.data_ptr(), w.data_ptr(), y.data_ptr(), bias.data_ptr(), work.data_ptr(),
-                 *tables, threads)  # fmt: skip
+                 *tables, least(relu), threads)  # fmt: skip
         return y
 
     return run
@@ -573,7 +575,7 @@ def supports(case: Case) -> str:
 def build(case: Case) -> Kernel:
     lowered = lower(case)
     run = winograd(Problem.of(lowered.spec, lowered.pass_))
-    return Kernel(run, "F(4x4,3x3)", exact=False, error_factor=ERROR_FACTOR)
+    return Kernel(run, "F(4x4,3x3)", exact=False, error_factor=ERROR_FACTOR, relu=case.pass_ == "forward")
 
 
 def pays(case: Case) -> bool:

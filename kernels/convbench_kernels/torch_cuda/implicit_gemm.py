@@ -170,7 +170,7 @@ def build(case: Case, layout: Layout) -> Kernel:
     spec, gradient = as_conv2d(case)
     several = gradient and spec.stride != (1, 1)
     name = "phases" if several else "gemm" if spec.r * spec.s == 1 else "implicit_gemm"
-    return Kernel(correlate(case, layout), name)
+    return Kernel(correlate(case, layout), name, relu=case.pass_ == "forward")
 
 
 IMPLEMENTATIONS = both_layouts("implicit_gemm", covers, build, "implicit GEMM on tensor cores")
