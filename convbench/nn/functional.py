@@ -36,8 +36,10 @@ def conv2d(
 ) -> Tensor:
     """torch.nn.functional.conv2d: input (N, C, H, W) or (C, H, W), weight (K, C/groups, R, S) -> (N, K, P, Q).
 
-    choice: see convbench.nn.choice. relu: with a ReLU behind it, for inference in one kernel. Raises what torch raises for operands that do not fit each other, and
-    ConvbenchError where a strict choice cannot compute a pass.
+    choice: see convbench.nn.choice. relu: with a ReLU behind it, for inference in one kernel.
+
+    Raises what torch raises for operands that do not fit each other, and ConvbenchError where a strict choice cannot
+    compute a pass.
     """
     if reason := _unfit(input):
         leave("conv2d", input, reason, decode(choice).strict)
