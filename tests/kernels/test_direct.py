@@ -67,6 +67,32 @@ def test_batches_of_small_maps(batch, h, w, c, k, kernel, stride, padding, dilat
         assert check_all_passes(IMPLEMENTATION, drawn) >= 2
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3), h=st.integers(5, 20), w=st.integers(5, 20), c=st.sampled_from([16, 20]),
+    k=st.sampled_from([32, 40]), kernel=st.sampled_from([(3, 3), (5, 3), (1, 3)]), groups=st.integers(1, 2),
+    stride=st.sampled_from([(1, 1), (2, 1)]), dilation=st.sampled_from([(4, 4), (6, 9), (12, 12), (1, 7)]),
+    less=st.integers(0, 2),
+)  # fmt: skip
+def test_passes_cut_into_rectangles(batch, h, w, c, k, kernel, groups, stride, dilation, less):
+    padding = tuple(max(0, d * (size - 1) // 2 - less) for d, size in zip(dilation, kernel, strict=True))
+    with suppress(InputError):
+        drawn = spec([batch, c * groups, h, w], k * groups, kernel, stride=stride, padding=padding, dilation=dilation,
+                     groups=groups, bias=True)  # fmt: skip
+        assert check_all_passes(IMPLEMENTATION, drawn) >= 2
+
+
+def test_which_passes_are_cut():
+    def pieces(*shape, **rest):
+        return len(geometry.rectangles(geometry.forward_taps(spec(*shape, **rest))))
+
+    assert pieces([1, 64, 33, 33], 64, 3, padding=12, dilation=12) == 9
+    assert pieces([4, 64, 16, 16], 64, 3, padding=(0, 6), dilation=(1, 6)) == 3
+    assert pieces([1, 64, 56, 56], 64, 3, padding=1) == 1, "padding is little"
+    assert pieces([1, 64, 7, 7], 64, 3, padding=1) == 1, "corners would leave vectors empty"
+    assert pieces([1, 8, 33, 33], 64, 3, padding=12, dilation=12) == 1, "planes are padded"
+
+
 def test_small_maps_are_joined_where_no_dot_products_take_their_last_pixels():
     def images(*shape):
         return geometry.plan(geometry.forward_taps(spec(*shape, padding=1))).geometry.images

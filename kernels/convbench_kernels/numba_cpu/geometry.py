@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -184,6 +185,7 @@ SHARED = 4  # panels that must share a copy of a tile's pixels
 JOINED = 400  # pixels of a map up to which a batch's maps are cut into tiles as one
 TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
 FEW = 16  # channels below which padded planes are cheaper than copies, if their rows are whole vectors
+WORTH_CUTTING = 0.88  # of the products, below which the pass is cut into rectangles
 TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
 
 
@@ -227,6 +229,56 @@ def one_row(t: Taps) -> Taps | None:
     area = t.output[0] * t.output[1]
     dense = t.out is None or t.out[1:] == (area, t.output[1], 1, 0)
     return replace(t, source=(1, area), output=(1, area), out=None) if dense and _is_in_place(t) else None
+
+
+def _positions(t: Taps) -> tuple[int, int, int, int, int]:
+    """Where y goes: (image, plane, row, step, first)."""
+    (p, q), k = t.output, t.groups * t.k
+    return t.out or (k * p * q, p * q, q, 1, 0)
+
+
+def rectangles(t: Taps) -> list[Taps]:
+    """The pass cut into rectangles of output pixels, in each of which every tap that is left meets the image.
+
+    Large dilations on small maps, where most products are with padding; [t] where that gains little, or x is not read
+    from copied tiles, which may lie anywhere."""
+    t, (p, q) = met(t), t.output
+    areas = [(bottom - top) * (right - left) for top, bottom, left, right in extents(t)]
+    copied = t.fan == 1 and t.c >= FEW and -(-t.k // MR) >= SHARED
+    if not copied or sum(areas) > WORTH_CUTTING * len(areas) * p * q:
+        return [t]
+    rows = sorted({0, p, *(at for top, bottom, *_ in extents(t) for at in (top, bottom))})
+    columns = sorted({0, q, *(at for *_, left, right in extents(t) for at in (left, right))})
+    pieces = [_piece(t, r, s) for r in pairwise(rows) for s in pairwise(columns)]
+    pays = all(piece.rows for piece in pieces) and sum(map(_products, pieces)) < WORTH_CUTTING * _products(t)
+    return pieces if pays else [t]
+
+
+def _piece(t: Taps, rows: tuple[int, int], columns: tuple[int, int]) -> Taps:
+    """The pass for output rows and columns [first, last) only."""
+    (top, bottom), (left, right), (image, plane, row, step, first) = rows, columns, _positions(t)
+    return met(
+        replace(
+            t, output=(bottom - top, right - left), rows=[eh + top * t.stride[0] for eh in t.rows],
+            columns=[ew + left * t.stride[1] for ew in t.columns], reach=None,
+            out=(image, plane, row, step, first + top * row + left * step),
+        )
+    )  # fmt: skip
+
+
+def _products(t: Taps) -> float:
+    """Vectors times taps that are multiplied for a filter and a channel; the reading of a weight costs half of one."""
+    (p, q), images = t.output, t.images
+    if images > 1 and p * q <= JOINED:
+        images, vectors = 1, -(-images * p * q // LANES)
+    else:
+        vectors = -(-p * q // LANES)
+    total, rows = 0, [extent[:2] for extent in extents(t)]
+    for first in range(0, vectors, NR):
+        count = min(NR, vectors - first)
+        begin, end = first * LANES // q % p, -(-(first * LANES % (p * q) + count * LANES) // q)
+        total += count * sum(1 for top, bottom in rows if end > p or (top < end and bottom > begin))
+    return images * (total + len(t.rows) / 2)
 
 
 class Planes(NamedTuple):
@@ -359,7 +411,7 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
     if source == PLANES:
         block = max(1, min(block, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
         x_size = _up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + planes.pitch, 16)
-    image, plane, row, step, first = t.out or (t.groups * t.k * p * q, p * q, q, 1, 0)
+    image, plane, row, step, first = _positions(t)
     geometry = Geometry(
         images=pixels.images, block=block, groups=t.groups, k=t.k, c=t.c,
         pack_w=pixels.pack_w, w_panel=w_panel, w_step=MR * len(t.rows),

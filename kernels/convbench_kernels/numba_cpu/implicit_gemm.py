@@ -33,7 +33,8 @@ Versions
  10  last few pixels as dot products: 1 x 1 at 7 x 7 from 0.95 to 1.3
  11  transposed weights prefetched: read in place for small maps, 0.7 to 1.2 of oneDNN's speed for 512 channels at 7 x 7
  12  small maps of a batch cut into tiles as one: weights are read once for all of them
- 13  half a panel where no more filters are left: groups of four filters
+ 13  a pass cut into rectangles where taps end inside the map: products with padding left out in columns as well
+ 14  half a panel where no more filters are left: groups of four filters
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from convbench_kernels.numba_cpu.geometry import (
     Geometry,
     Taps,
     plan,
+    rectangles,
 )
 from convbench_kernels.numba_cpu.jit import (
     allocating_kernel,
@@ -482,11 +484,12 @@ def convolve(x_at, w_at, y_at, bias_at, work_at, packed, least, taps_at, taps_co
 
 
 def convolution(passes: Sequence[Taps], shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    """run(x, w, bias=None, relu=False) -> y of `shape`, written by one pass or, phase by phase, by several.
+    """run(x, w, bias=None, relu=False) -> y of `shape`, written by one pass or by several: the phases of a data
+    gradient, the rectangles that a large dilation leaves.
 
     x, w, bias are float32 tensors; in a data gradient x is dy and y is dx.
     """
-    plans = [plan(t) for t in passes]
+    plans = [plan(piece) for t in passes for piece in rectangles(t)]
     first = plans[0].geometry
     width = first.panels * MR
     no_bias = zeros(first.groups, width)
