@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convbench.nn.choice import Wanted
-from convbench.nn.modules import Conv2d
+from convbench.nn.modules import Conv2d, DepthwiseSeparableConv2d
 
 
 def fold(model: nn.Module, implementation: Wanted | None = None, strict: bool = False) -> nn.Module:
     """A copy of the model for inference, its weights those of running statistics as they are now.
 
     In every nn.Sequential, a batch norm right behind a Conv2d becomes part of its weights, and a ReLU behind these is
-    computed in place, or, with an implementation, as part of convbench.nn.Conv2d. Other layers stay as they are:
-    run the copy in use_kernels for theirs.
+    computed in place, or, with an implementation, as part of convbench.nn.Conv2d, and a depthwise and a pointwise
+    convolution behind it as one DepthwiseSeparableConv2d. Other layers stay as they are: run the copy in use_kernels for
+    theirs.
 
     Raises InputError for an unknown implementation.
     """
@@ -25,10 +27,12 @@ def fold(model: nn.Module, implementation: Wanted | None = None, strict: bool = 
         for i, module in enumerate(block):
             if type(module) is nn.Conv2d:
                 _fold(block, i, implementation, strict)
+        _pair(block)
     return model
 
 
 def _fold(block: nn.Sequential, at: int, implementation: Wanted | None, strict: bool) -> None:
+    """The convolution at this place with what follows it, which is the identity afterwards."""
     following = iter(range(at + 1, len(block)))
     after = next(following, None)
     if after is not None and isinstance(norm := block[after], nn.BatchNorm2d) and norm.track_running_stats:
@@ -39,6 +43,27 @@ def _fold(block: nn.Sequential, at: int, implementation: Wanted | None, strict: 
         block[at] = _ours(block[at], implementation, strict, relu)
     if relu:
         block[after] = nn.ReLU(inplace=True) if implementation is None else nn.Identity()
+
+
+def _pair(block: nn.Sequential) -> None:
+    """Depthwise and pointwise neighbours on our kernels become one layer."""
+    layers = [i for i, module in enumerate(block) if type(module) is not nn.Identity]
+    for i, j in pairwise(layers):
+        first, second = block[i], block[j]
+        if type(first) is type(second) is Conv2d and _separable(first, second):
+            pair = DepthwiseSeparableConv2d(first.in_channels, second.out_channels, 1, device="meta")
+            pair.depthwise, pair.pointwise = first, second
+            block[i], block[j] = pair, nn.Identity()
+
+
+def _separable(first: Conv2d, second: Conv2d) -> bool:
+    depthwise = first.groups == first.in_channels == first.out_channels > 1 and first.padding_mode == "zeros"
+    return depthwise and (second.kernel_size, second.stride, second.padding, second.groups) == (
+        (1, 1),
+        (1, 1),
+        (0, 0),
+        1,
+    )
 
 
 def _ours(layer: nn.Conv2d, implementation: Wanted, strict: bool, relu: bool) -> Conv2d:

@@ -80,17 +80,36 @@ def separable_conv2d(
     padding: Ints | str = 0,
     dilation: Ints = 1,
     choice: str = DEFAULT,
+    between: Tensor | None = None,
+    relu_between: bool = False,
+    relu: bool = False,
 ) -> Tensor:
-    """A depthwise (C, 1, R, S), then a pointwise (K, C, 1, 1) convolution with bias, in one kernel where one can."""
+    """A depthwise (C, 1, R, S), then a pointwise (K, C, 1, 1) convolution with bias, in one kernel where one can.
+
+    between: a bias (C,) of the depthwise half; relu_between, relu: a ReLU behind either half; with one of these in one
+    kernel for inference only."""
+    relus = (relu_between, relu)
     if _unfit(input):
-        z = conv2d(input, depthwise, None, stride, padding, dilation, depthwise.shape[0], choice)
-        return conv2d(z, pointwise, bias, choice=choice)
+        return _halves(input, depthwise, pointwise, bias, between, relus, stride, padding, dilation, choice)
     stride, dilation = _pair(stride), _pair(dilation)
     input, padding = _padded(input, depthwise, padding, stride, dilation)
     rest = (stride, padding, dilation, choice)
-    return _batched(
-        lambda x, w1, w2, b: ops.separable_convolution(x, w1, w2, b, *rest), input, depthwise, pointwise, bias
-    )
+
+    def operator(x: Tensor, w1: Tensor, w2: Tensor, b: Tensor | None, b1: Tensor | None) -> Tensor:
+        if b1 is None and relus == (False, False):
+            return ops.separable_convolution(x, w1, w2, b, *rest)
+        y = ops.folded_separable_convolution((x, w1, w2, b), b1, relus, *rest)
+        return _halves(x, w1, w2, b, b1, relus, *rest) if y is None else y
+
+    return _batched(operator, input, depthwise, pointwise, bias, between)
+
+
+def _halves(
+    x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, between: Tensor | None, relus: tuple[bool, bool],
+    stride: Any, padding: Any, dilation: Any, choice: str,
+) -> Tensor:  # fmt: skip
+    z = conv2d(x, w1, between, stride, padding, dilation, w1.shape[0], choice, relus[0])
+    return conv2d(z, w2, bias, choice=choice, relu=relus[1])
 
 
 def leave(name: str, input: Tensor, reason: str, strict: bool) -> None:

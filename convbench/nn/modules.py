@@ -60,7 +60,8 @@ class DepthwiseSeparableConv2d(torch.nn.Module):
     """A depthwise R x S, then a pointwise 1 x 1 convolution: in one kernel where the implementation has one.
 
     stride, padding and dilation belong to the depthwise half, the bias to the pointwise half. Weights are those of
-    two layers, depthwise.weight (C, 1, R, S) and pointwise.weight (K, C, 1, 1); gradients go through both.
+    two layers, depthwise.weight (C, 1, R, S) and pointwise.weight (K, C, 1, 1); gradients go through both. A bias or a
+    ReLU of either layer (fold makes such pairs) is part of the kernel in inference.
     """
 
     def __init__(
@@ -87,5 +88,6 @@ class DepthwiseSeparableConv2d(torch.nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         first, second = self.depthwise, self.pointwise
         return separable_conv2d(
-            input, first.weight, second.weight, second.bias, first.stride, first.padding, first.dilation, first.choice
-        )  # type: ignore[arg-type]
+            input, first.weight, second.weight, second.bias, first.stride, first.padding, first.dilation, first.choice,
+            first.bias, first.relu, second.relu,
+        )  # type: ignore[arg-type]  # fmt: skip

@@ -257,6 +257,24 @@ def rectified_convolution(x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any)
 
 
 @_undisturbed
+def folded_separable_convolution(
+    tensors: tuple[Tensor | None, ...], between: Tensor | None, relus: tuple[bool, bool], *rest: Any
+) -> Tensor | None:
+    """The pair with a bias and a ReLU between its halves, and one behind, in one kernel, for inference; None where
+    there is none."""
+    operands = tuple(t for t in tensors if t is not None)
+    every = [*operands, between] if between is not None else list(operands)
+    if watched(every) or differentiated(every):
+        return None
+    stride, padding, dilation, choice = rest
+    fused = separable_plan(_geometry(stride, padding, dilation, False, (0, 0), 1), described(operands), choice)
+    if fused is None or not fused.relu:
+        return None
+    count(fused.ran)
+    return _in_layout(fused.run(*operands, between=between, relu_between=relus[0], relu=relus[1]), operands)
+
+
+@_undisturbed
 def _rectified(operands: tuple[Tensor, ...], rest: tuple[Any, ...]) -> Tensor:
     x, w = operands[:2]
     chosen = plan(Call("forward", tuple(x.shape), tuple(w.shape), _geometry(*rest[:-1]), described(operands), rest[-1]))

@@ -135,7 +135,7 @@ def _built(implementation: Implementation, case: Case) -> Plan:
     kernel = implementation.build(case)
     layout = torch.channels_last if implementation.layout == "channels_last" else torch.contiguous_format
 
-    def run(*operands: torch.Tensor, **words: bool) -> Any:
+    def run(*operands: torch.Tensor, **words: Any) -> Any:
         given = tuple(t.contiguous(memory_format=layout) if t.dim() == 4 else t.contiguous() for t in operands)
         return kernel.run(*(kernel.prepare(*given) if kernel.prepare else given), **words)
 
