@@ -17,8 +17,7 @@ def fold(model: nn.Module, implementation: Wanted | None = None, strict: bool = 
 
     In every nn.Sequential, a batch norm right behind a Conv2d becomes part of its weights, and a ReLU behind these is
     computed in place, or, with an implementation, as part of convbench.nn.Conv2d, and a depthwise and a pointwise
-    convolution behind it as one DepthwiseSeparableConv2d. Other layers stay as they are: run the copy in use_kernels for
-    theirs.
+    convolution behind it as one DepthwiseSeparableConv2d. Other layers stay as they are: use_kernels is for theirs.
 
     Raises InputError for an unknown implementation.
     """

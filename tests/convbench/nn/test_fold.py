@@ -83,7 +83,7 @@ def test_pairs_run_in_one_kernel():
         torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
     ran = [r.implementation for r in used.rows]
     assert ran.count("numba.auto") == 2, "the pair, and the convolution behind it"
-    assert [type(m).__name__ for m in folded][0] == "DepthwiseSeparableConv2d"
+    assert next(type(m).__name__ for m in folded) == "DepthwiseSeparableConv2d"
     y = folded(x)
     assert y.requires_grad
     torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-4)
