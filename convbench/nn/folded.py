@@ -57,12 +57,8 @@ def _pair(block: nn.Sequential) -> None:
 
 def _separable(first: Conv2d, second: Conv2d) -> bool:
     depthwise = first.groups == first.in_channels == first.out_channels > 1 and first.padding_mode == "zeros"
-    return depthwise and (second.kernel_size, second.stride, second.padding, second.groups) == (
-        (1, 1),
-        (1, 1),
-        (0, 0),
-        1,
-    )
+    pointwise = second.kernel_size == second.stride == (1, 1) and second.padding == (0, 0) and second.groups == 1
+    return depthwise and pointwise
 
 
 def _ours(layer: nn.Conv2d, implementation: Wanted, strict: bool, relu: bool) -> Conv2d:
