@@ -1,12 +1,13 @@
 """How far ahead the Numba kernels are, operator by operator, over the distinct layers of all built-in suites.
 
     python benchmarks/operators.py [--passes forward ...] [--threads 1 2] [--suites ...] [--batch N] [--layers]
-                                   [--max-time 0.25] [--out reports/...]
+                                   [--single] [--max-time 0.25] [--out reports/...]
 
 Times numba.auto, torch.aten, torch.channels_last and whatever is prepacked through convbench's own run: verified,
 interleaved, paired by rounds. Prints a table for each of our implementations and pass: torch time / our time as a
 geometric mean and for the worst layer, and the mean against the fastest of torch in any format. What is prepacked
-is held against torch's prepacked ones too.
+is held against torch's prepacked ones too. --single also times each kernel that numba.auto chooses from, and says how
+far its choice is behind the best of them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from convbench.roofline import attainable
 from convbench.run import Plan, begin, execute, write_outputs
 from convbench.spec import KINDS
 from convbench.suites import names
+from convbench_kernels.numba_cpu.auto import TABLE
 
 STANDARD_3X3, STANDARD_OTHER = "standard 3x3 stride 1", "standard, other"
 GROUPS = (STANDARD_3X3, STANDARD_OTHER, *KINDS[1:], "all")  # KINDS[0] is standard
@@ -41,6 +43,8 @@ PREPACKED = "prepacked"
 PLAIN, ANY = ("torch.aten",), ("torch.aten", "torch.channels_last")
 PLAIN_PACKED = (*PLAIN, "torch.prepacked")
 ANY_PACKED = (*ANY, "torch.prepacked", "torch.channels_last_prepacked")
+
+AUTO, TOLERATED = "numba.auto", 1.05  # times the fastest single kernel's time
 
 Layer = dict[str, RecordedRow]  # implementation -> its row
 
@@ -98,6 +102,42 @@ def layer_line(layer: Layer, ours: str, plain: tuple[str, ...], record: Record) 
             number(row.gflops), shares[0], number(row.gbytes_per_s), shares[1]]  # fmt: skip
 
 
+def behind(layer: Layer) -> float:
+    """numba.auto's time / that of the fastest single kernel."""
+    return max(row.speedup_vs_reference or 0 for row in singles(layer)) / (layer[AUTO].speedup_vs_reference or 1)
+
+
+def singles(layer: Layer) -> list[RecordedRow]:
+    return [row for name, row in layer.items() if name.startswith("numba.") and name != AUTO]
+
+
+def choice_line(name: str, layers: list[Layer]) -> list:
+    found = sorted(((behind(layer), layer) for layer in layers), key=lambda one: one[0])
+    worst = found[-1][1]
+    best = max(singles(worst), key=lambda row: row.speedup_vs_reference or 0)
+    return [name, f"{geometric_mean(b for b, _ in found):.3f}x", f"{found[-1][0]:.2f}x", f"{best.suite}/{best.case}",
+            f"{worst[AUTO].algorithm}, not {best.algorithm}", sum(b > TOLERATED for b, _ in found), len(found)]  # fmt: skip
+
+
+def show_choices(layers: list[Layer], pass_: str) -> None:
+    """How good numba.auto's table is, where single kernels were timed."""
+    members = {name: [la for la in layers if name in (group(la[AUTO]), "all") and singles(la)] for name in GROUPS}
+    if members["all"]:
+        table(
+            f"{AUTO}, {pass_}: its time / the fastest single kernel's",
+            [
+                ("kind", "left"),
+                "mean",
+                "worst",
+                ("worst layer", "left"),
+                ("algorithm", "left"),
+                "behind by > 5%",
+                "layers",
+            ],
+            [choice_line(name, found) for name, found in members.items() if found],
+        )
+
+
 def show(record: Record, threads: int, per_layer: bool) -> None:
     """Tables of each pass and each implementation of ours."""
     with_threads = f"{threads} thread{'s' * (threads > 1)}"
@@ -116,6 +156,8 @@ def show(record: Record, threads: int, per_layer: bool) -> None:
             [group_line(name, found, ours, plain, fastest) for name, found in members.items() if found],
             note=f"geometric means; any format: against the fastest of {', '.join(fastest)}",
         )
+        if ours == AUTO:
+            show_choices(layers, pass_)
         if per_layer:
             table(
                 f"{ours}, {pass_}, {with_threads}",
@@ -136,11 +178,13 @@ def main() -> int:
     parser.add_argument("--suites", nargs="+", default=list(names()), help="names or .toml files (default: all)")
     parser.add_argument("--batch", type=int, help="instead of the suites' own")
     parser.add_argument("--max-time", type=float, default=0.25, help="longest sampling of one cell, in seconds")
+    parser.add_argument("--single", action="store_true", help="time each kernel that numba.auto chooses from too")
     parser.add_argument("--layers", action="store_true", help="list every layer too")
     parser.add_argument("--out", type=Path, help="folder for run.json and results.csv, one below it a thread count")
     options = parser.parse_args()
     cases, failed = distinct_cases(options.suites, options.passes, options.batch), False
-    timed = [i for i in registry().implementations if i in ("numba.auto", *ANY) or i.endswith(PREPACKED)]
+    timed = [i for i in registry().implementations if i in (AUTO, *ANY) or i.endswith(PREPACKED)]
+    timed += [row.name for row, _ in TABLE] if options.single else []
     keep_freed_memory()
     for threads in sorted(options.threads, reverse=True) or [prepare(None)]:  # thread pools can shrink, not grow
         record = run("operators", cases, timed, prepare(threads), options.max_time)
