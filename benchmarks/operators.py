@@ -34,7 +34,6 @@ from convbench.roofline import attainable
 from convbench.run import Plan, begin, execute, write_outputs
 from convbench.spec import KINDS
 from convbench.suites import names
-from convbench_kernels.numba_cpu.auto import TABLE
 
 STANDARD_3X3, STANDARD_OTHER = "standard 3x3 stride 1", "standard, other"
 GROUPS = (STANDARD_3X3, STANDARD_OTHER, *KINDS[1:], "all")  # KINDS[0] is standard
@@ -115,8 +114,9 @@ def choice_line(name: str, layers: list[Layer]) -> list:
     found = sorted(((behind(layer), layer) for layer in layers), key=lambda one: one[0])
     worst = found[-1][1]
     best = max(singles(worst), key=lambda row: row.speedup_vs_reference or 0)
-    return [name, f"{geometric_mean(b for b, _ in found):.3f}x", f"{found[-1][0]:.2f}x", f"{best.suite}/{best.case}",
-            f"{worst[AUTO].algorithm}, not {best.algorithm}", sum(b > TOLERATED for b, _ in found), len(found)]  # fmt: skip
+    why = f"{worst[AUTO].algorithm}, not {best.algorithm}"
+    return [name, f"{geometric_mean(b for b, _ in found):.3f}x", f"{found[-1][0]:.2f}x", f"{best.suite}/{best.case}", why,
+            sum(b > TOLERATED for b, _ in found), len(found)]  # fmt: skip
 
 
 def show_choices(layers: list[Layer], pass_: str) -> None:
@@ -184,7 +184,10 @@ def main() -> int:
     options = parser.parse_args()
     cases, failed = distinct_cases(options.suites, options.passes, options.batch), False
     timed = [i for i in registry().implementations if i in (AUTO, *ANY) or i.endswith(PREPACKED)]
-    timed += [row.name for row, _ in TABLE] if options.single else []
+    if options.single:
+        from convbench_kernels.numba_cpu.auto import TABLE
+
+        timed += [row.name for row, _ in TABLE]
     keep_freed_memory()
     for threads in sorted(options.threads, reverse=True) or [prepare(None)]:  # thread pools can shrink, not grow
         record = run("operators", cases, timed, prepare(threads), options.max_time)
