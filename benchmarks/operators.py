@@ -114,8 +114,8 @@ def choice_line(name: str, layers: list[Layer]) -> list:
     found = sorted(((behind(layer), layer) for layer in layers), key=lambda one: one[0])
     worst = found[-1][1]
     best = max(singles(worst), key=lambda row: row.speedup_vs_reference or 0)
-    why = f"{worst[AUTO].algorithm}, not {best.algorithm}"
-    return [name, f"{geometric_mean(b for b, _ in found):.3f}x", f"{found[-1][0]:.2f}x", f"{best.suite}/{best.case}", why,
+    where, why = f"{best.suite}/{best.case}", f"{worst[AUTO].algorithm}, not {best.algorithm}"
+    return [name, f"{geometric_mean(b for b, _ in found):.3f}x", f"{found[-1][0]:.2f}x", where, why,
             sum(b > TOLERATED for b, _ in found), len(found)]  # fmt: skip
 
 
@@ -123,17 +123,10 @@ def show_choices(layers: list[Layer], pass_: str) -> None:
     """How good numba.auto's table is, where single kernels were timed."""
     members = {name: [la for la in layers if name in (group(la[AUTO]), "all") and singles(la)] for name in GROUPS}
     if members["all"]:
+        columns = ["mean", "worst", ("worst layer", "left"), ("algorithm", "left"), "over 5%", "layers"]
         table(
             f"{AUTO}, {pass_}: its time / the fastest single kernel's",
-            [
-                ("kind", "left"),
-                "mean",
-                "worst",
-                ("worst layer", "left"),
-                ("algorithm", "left"),
-                "behind by > 5%",
-                "layers",
-            ],
+            [("kind", "left"), *columns],
             [choice_line(name, found) for name, found in members.items() if found],
         )
 
