@@ -51,7 +51,7 @@ from convbench_kernels.numba_cpu.arguments import (
     table,
     zeros,
 )
-from convbench_kernels.numba_cpu.geometry import IN_W, IN_X, Geometry, Taps, extents, met, one_row, plan
+from convbench_kernels.numba_cpu.geometry import IN_W, IN_X, Geometry, Taps, extents, met, one_row, plan, up
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.parallel import parallel
@@ -135,10 +135,6 @@ class ReductionPlan:
         return addresses(*counted, g, integers_of(self.reduction))
 
 
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def _by_tap(t: Taps) -> Rows:
     """Rows are channels, read in place."""
     if t.output[0] * t.output[1] <= CHUNK:  # longer rows could not be split
@@ -167,8 +163,8 @@ def _by_pair(t: Taps) -> Rows:
 def _rows(t: Taps) -> Rows:
     """Whichever leaves fewer products."""
     area = sum((bottom - top) * (right - left) for top, bottom, left, right in extents(t))
-    by_pair = _up(t.c * len(t.rows), MR) * t.output[0] * t.output[1]
-    return _by_tap(t) if _up(t.c, MR) * area <= by_pair else _by_pair(t)
+    by_pair = up(t.c * len(t.rows), MR) * t.output[0] * t.output[1]
+    return _by_tap(t) if up(t.c, MR) * area <= by_pair else _by_pair(t)
 
 
 def plan_reduction(t: Taps) -> ReductionPlan:
@@ -176,7 +172,7 @@ def plan_reduction(t: Taps) -> ReductionPlan:
     every, t = t, met(t)
     rows = _rows(t)
     (p, q), taps, padded = rows.output, len(rows.taps), rows.geometry is not None
-    k_stride = _up(t.k, LANES)
+    k_stride = up(t.k, LANES)
     image_bytes = 4 * (padded * rows.image + t.groups * p * q * k_stride)
     block = max(1, min(t.images, PACKED_BYTES // image_bytes))
     x_size = (block * rows.image + rows.row + LANES) * padded
