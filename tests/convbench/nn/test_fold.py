@@ -7,7 +7,7 @@ from torch import nn
 import convbench
 from convbench.errors import InputError
 from convbench.models import mobilenet_v1, resnet, unet
-from convbench.nn import Conv2d, fold
+from convbench.nn import Conv2d, DepthwiseSeparableConv2d, fold
 
 MODELS = {
     "mobilenet_v1": (lambda: mobilenet_v1.mobilenet_v1(10, width=0.25), (2, 3, 64, 64)),
@@ -29,6 +29,35 @@ def trained(make):
     return model.eval()
 
 
+class Torchvisions(nn.Module):
+    """Written as torchvision's networks are: a ReLU that is called in several places, a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + x).mean((2, 3))
+
+
+class Shared(nn.Module):
+    """A convolution with two users, another called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.twice = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return torch.relu(self.twice(torch.relu(self.twice(self.norm(x) + x))))
+
+
+MODELS |= {"torchvision's style": (Torchvisions, (2, 3, 9, 9)), "shared layers": (Shared, (2, 3, 9, 9))}
+
+
 def kinds(model):
     return {type(module) for module in model.modules()}
 
@@ -43,8 +72,9 @@ def test_the_same_results(name, implementation):
         wanted = model(x)
         torch.testing.assert_close(folded(x), wanted, rtol=1e-3, atol=1e-3)
         assert torch.equal(model(x), wanted), "the model itself is as it was"
-    assert nn.BatchNorm2d in kinds(model) and nn.BatchNorm2d not in kinds(folded)
-    assert (Conv2d in kinds(folded)) == (implementation is not None)
+    if name != "shared layers":
+        assert nn.BatchNorm2d in kinds(model) and nn.BatchNorm2d not in kinds(folded)
+        assert (Conv2d in kinds(folded)) == (implementation is not None)
 
 
 def test_what_ran_is_counted_and_gradients_exist():
@@ -62,16 +92,22 @@ def test_what_ran_is_counted_and_gradients_exist():
 
 def test_what_torch_computes_is_rectified_too():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, dtype=torch.float64), nn.ReLU())
-    folded = fold(model, "numba.auto")
-    x = torch.rand(1, 3, 9, 9, dtype=torch.float64)
+    folded, x = fold(model, "numba.auto"), torch.rand(1, 3, 9, 9, dtype=torch.float64)
     with torch.inference_mode(), pytest.warns(UserWarning, match="runs on torch"):
         assert torch.equal(folded(x), model(x))
 
 
-def test_layers_that_share_nothing_with_the_next_stay():
+def test_statistics_of_the_batch_cannot_be_folded():
     norm = nn.BatchNorm2d(8, track_running_stats=False)
     folded = fold(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.Conv2d(8, 8, 1), nn.Tanh()))
-    assert [type(m) for m in folded] == [nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, nn.Tanh]
+    assert {nn.Conv2d, nn.BatchNorm2d, nn.Tanh} <= kinds(folded)
+
+
+def test_modules_that_cannot_be_traced_are_folded_part_by_part():
+    folded = fold(trained(MODELS["unet"][0]), "numba.auto")
+    assert type(folded) is unet.UNet
+    with pytest.raises(ValueError, match="multiples of 4"):
+        folded(torch.rand(1, 3, 30, 30))
 
 
 def test_pairs_run_in_one_kernel():
@@ -83,7 +119,7 @@ def test_pairs_run_in_one_kernel():
         torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
     ran = [r.implementation for r in used.rows]
     assert ran.count("numba.auto") == 2, "the pair, and the convolution behind it"
-    assert next(type(m).__name__ for m in folded) == "DepthwiseSeparableConv2d"
+    assert DepthwiseSeparableConv2d in kinds(folded)
     y = folded(x)
     assert y.requires_grad
     torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-4)
