@@ -46,6 +46,7 @@ def _folded(module: nn.Module, implementation: Wanted | None, strict: bool) -> n
             _fold(traced, node, implementation, strict)
     for node in list(traced.graph.nodes):
         _pair(traced, node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 
@@ -72,7 +73,7 @@ def _fold(traced: fx.GraphModule, node: fx.Node, implementation: Wanted | None, 
         layer = fuse_conv_bn_eval(layer, norm)
         _absorb(traced, node, _next(node))
     after = _next(node)
-    relu = after is not None and (after.target in RELUS or _is_relu(traced, after))
+    relu = after is not None and _is_relu(traced, after)
     if implementation is not None:
         layer = _ours(layer, implementation, strict, relu)
     elif relu:
@@ -83,7 +84,9 @@ def _fold(traced: fx.GraphModule, node: fx.Node, implementation: Wanted | None, 
 
 
 def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and type(traced.get_submodule(str(node.target))) is nn.ReLU
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))) is nn.ReLU
+    return node.op in ("call_function", "call_method") and node.target in RELUS
 
 
 def _absorb(traced: fx.GraphModule, node: fx.Node, after: Any) -> None:
