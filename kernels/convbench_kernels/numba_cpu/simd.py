@@ -15,7 +15,7 @@ keeps them in registers (its SROA pass splits a tile into its vectors).
     store(x, i, v)    store_range(x, i, v, lo, hi)    scatter(x, i, step, v, lo, hi)
     v = fma(a, b, c)                a*b + c; fused where the CPU can (tiles.ISA.fma)
     v = merge(a, b, n)              the first n lanes of a, the others of b
-    v = add(a, b)  sub(a, b)  mul(a, b)  maximum(a, b)   maximum returns NaN if either is
+    v = add(a, b)  sub(a, b)  mul(a, b)  maximum(a, b)   maximum gives a where a is NaN
     transpose(x, i, row, y, j, out)    y[j + a*out + b] = x[i + b*row + a] for a, b < LANES
     s = sum_lanes(v)                in pairs, a fixed order
 
@@ -339,7 +339,7 @@ def mul(typingctx, a, b):
 
 
 def _maximum(builder: Any, a: Any, b: Any) -> Any:
-    return builder.select(builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a)), a, b)
+    return builder.select(builder.fcmp_ordered(">", b, a), b, a)  # one instruction
 
 
 @intrinsic
