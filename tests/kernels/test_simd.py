@@ -92,6 +92,12 @@ def _tile_product(a, row, b, y, depth):
 
 
 @njit
+def _tile_plus_and_least(y, s):
+    t = simd.tile_plus(simd.tile_zero(2, 2), y, 0, 2 * LANES)
+    simd.tile_store(simd.tile_least(simd.tile_plus(t, y, 0, 2 * LANES), np.float32(s)), y, 0, 2 * LANES)
+
+
+@njit
 def _tile_apart(a, b, y):
     t = simd.tile_fma_at(simd.tile_rows(2, 2, a, 0), a, 0, 1, b, 5, (0, 3 * LANES))
     simd.store(y, 0, simd.tile_get(t, 0, 1))
@@ -178,6 +184,14 @@ def test_transpose_of_a_block():
     expected = np.full((30, 30), -1, np.float32)
     expected[1 : 1 + LANES, 2 : 2 + LANES] = x[1 : 1 + LANES, 1 : 1 + LANES].T
     assert np.array_equal(y, expected)
+
+
+def test_tile_plus_and_least():
+    y = np.arange(4 * LANES, dtype=np.float32) - 5
+    y[7] = np.nan
+    expected = np.maximum(2 * y, 3)
+    _tile_plus_and_least(y, 3.0)
+    assert np.array_equal(y, expected, equal_nan=True)
 
 
 def test_arithmetic_and_nan():
