@@ -196,14 +196,14 @@ def reach(offset: int, stride: int, source: int, output: int) -> tuple[int, int]
     return begin, max(begin, end)
 
 
-def up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
     """The next multiple."""
     return -(-value // multiple) * multiple
 
 
 def spread(plane: int) -> int:
     """A plane stride that does not map every channel to the same cache set (a multiple of 4 KiB would)."""
-    plane = up(plane, 16)
+    plane = round_up(plane, 16)
     return plane + 16 if plane % 1024 == 0 else plane
 
 
@@ -302,9 +302,9 @@ def _planes(t: Taps) -> Planes:
     ups, lefts = [e // sh for e in reach[0]] or [0], [e // sw for e in reach[1]] or [0]
     up, left, down, right = min(ups), min(lefts), max(ups), max(lefts)
     rows, lead = reach[2] + down - up, -left
-    width = min(up(w, sw) // sw, q + right) - max(0, left)
+    width = min(round_up(w, sw) // sw, q + right) - max(0, left)
     pitch = max(width + max(0, lead), q + right - left - max(0, lead), q)
-    phase_plane = up(max(0, lead) + rows * pitch, 16)
+    phase_plane = round_up(max(0, lead) + rows * pitch, 16)
     offsets = [
         phases.index((eh % sh, ew % sw)) * phase_plane + (eh // sh - up) * pitch + lead + ew // sw
         for eh, ew in zip(t.rows, t.columns, strict=True)
@@ -407,11 +407,11 @@ def plan(t: Taps, may_copy: bool = True) -> Plan:
         x_plane = h * w
     pixels = _vectors(t, source, planes.pitch)
     w_panel = MR * t.c * len(t.rows)
-    w_size = up(t.groups * panels * w_panel, 16) * pixels.pack_w
+    w_size = round_up(t.groups * panels * w_panel, 16) * pixels.pack_w
     block, x_size = pixels.images, 0
     if source == PLANES:
         block = max(1, min(block, PACKED_BYTES // (4 * t.groups * t.c * x_plane)))
-        x_size = up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + planes.pitch, 16)
+        x_size = round_up(block * t.groups * t.c * x_plane + (NR + 1) * LANES + planes.pitch, 16)
     image, plane, row, step, first = _positions(t)
     geometry = Geometry(
         images=pixels.images, block=block, groups=t.groups, k=t.k, c=t.c,

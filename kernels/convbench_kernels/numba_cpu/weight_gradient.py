@@ -33,7 +33,7 @@ Versions
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +51,7 @@ from convbench_kernels.numba_cpu.arguments import (
     table,
     zeros,
 )
-from convbench_kernels.numba_cpu.geometry import IN_W, IN_X, Geometry, Taps, extents, met, one_row, plan, up
+from convbench_kernels.numba_cpu.geometry import IN_W, IN_X, Geometry, Taps, extents, met, one_row, plan, round_up
 from convbench_kernels.numba_cpu.jit import inline_kernel, kernel, share, threads_for
 from convbench_kernels.numba_cpu.pack import pack_plane, workspace
 from convbench_kernels.numba_cpu.parallel import parallel
@@ -64,7 +64,6 @@ CHUNK = ISA.cache_block // (4 * ROW)  # pixels whose columns of dy stay in L2
 PACKED_BYTES = 8 << 20  # x and dy of one block of images: stays in the last cache
 # Columns of the table of taps: the output rows and columns that meet the image, the offset of output pixel 0 in x.
 TOP, BOTTOM, LEFT, RIGHT, AT, TAP = range(6)
-UNPADDED = np.zeros((0, 2), np.int64)
 
 
 class Reduction(NamedTuple):
@@ -110,7 +109,7 @@ class Rows:
     group: int
     image: int
     geometry: Geometry | None = None
-    phases: np.ndarray = UNPADDED
+    phases: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ def _by_pair(t: Taps) -> Rows:
 def _rows(t: Taps) -> Rows:
     """Whichever leaves fewer products."""
     area = sum((bottom - top) * (right - left) for top, bottom, left, right in extents(t))
-    by_pair = up(t.c * len(t.rows), MR) * t.output[0] * t.output[1]
-    return _by_tap(t) if up(t.c, MR) * area <= by_pair else _by_pair(t)
+    by_pair = round_up(t.c * len(t.rows), MR) * t.output[0] * t.output[1]
+    return _by_tap(t) if round_up(t.c, MR) * area <= by_pair else _by_pair(t)
 
 
 def plan_reduction(t: Taps) -> ReductionPlan:
@@ -172,7 +171,7 @@ def plan_reduction(t: Taps) -> ReductionPlan:
     every, t = t, met(t)
     rows = _rows(t)
     (p, q), taps, padded = rows.output, len(rows.taps), rows.geometry is not None
-    k_stride = up(t.k, LANES)
+    k_stride = round_up(t.k, LANES)
     image_bytes = 4 * (padded * rows.image + t.groups * p * q * k_stride)
     block = max(1, min(t.images, PACKED_BYTES // image_bytes))
     x_size = (block * rows.image + rows.row + LANES) * padded
