@@ -185,7 +185,7 @@ SHARED = 4  # panels that must share a copy of a tile's pixels
 JOINED = 400  # pixels of a map up to which a batch's maps are cut into tiles as one
 TAIL = LANES // 4  # pixels up to which a last vector is dearer than dot products
 FEW = 16  # channels below which padded planes are cheaper than copies, if their rows are whole vectors
-WORTH_CUTTING = 0.88  # of the products, below which the pass is cut into rectangles
+WORTH_CUTTING = 0.95  # of the products, below which the pass is cut into rectangles
 TOGETHER = 8  # tiles of pixels for a block of weights, where none are copied
 
 
