@@ -201,11 +201,11 @@ def _separable_flops(x: Ints, w1: Ints, w2: Ints, *rest: Any, out_shape: Ints, *
     return 2 * pixels * (prod(w1) + prod(w2))
 
 
-def _undisturbed(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _undisturbed(compute: Callable[..., Any]) -> Callable[..., Any]:
     """What a kernel calls is not the model's: no function mode (another use_kernels, a default device) sees it."""
 
     @wraps(compute)
-    def run(*arguments: Any) -> Tensor:
+    def run(*arguments: Any) -> Any:
         with torch._C.DisableTorchFunction():
             return compute(*arguments)
 

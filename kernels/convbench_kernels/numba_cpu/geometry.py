@@ -207,22 +207,21 @@ def spread(plane: int) -> int:
     return plane + 16 if plane % 1024 == 0 else plane
 
 
-def met(t: Taps) -> Taps:
-    """The same without taps that meet padding only."""
-    (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
-    kept = [
-        i
-        for i, (eh, ew) in enumerate(zip(t.rows, t.columns, strict=True))
-        if len(range(*reach(eh, sh, h, p))) and len(range(*reach(ew, sw, w, q)))
-    ]
-    names = ("rows", "columns", "weights", "phases") if t.phases else ("rows", "columns", "weights")
-    return replace(t, **{name: [getattr(t, name)[i] for i in kept] for name in names})
-
-
 def extents(t: Taps) -> list[tuple[int, int, int, int]]:
     """Of each tap, the output rows [first, last) and columns [first, last) where it meets the image."""
     (h, w), (p, q), (sh, sw) = t.source, t.output, t.stride
     return [(*reach(eh, sh, h, p), *reach(ew, sw, w, q)) for eh, ew in zip(t.rows, t.columns, strict=True)]
+
+
+def met(t: Taps) -> Taps:
+    """The same without taps that meet padding only."""
+    kept = [i for i, (top, bottom, left, right) in enumerate(extents(t)) if top < bottom and left < right]
+
+    def only(values: Sequence[int]) -> Sequence[int]:
+        return [values[i] for i in kept]
+
+    phases = only(t.phases) if t.phases else ()
+    return replace(t, rows=only(t.rows), columns=only(t.columns), weights=only(t.weights), phases=phases)
 
 
 def one_row(t: Taps) -> Taps | None:
