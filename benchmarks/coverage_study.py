@@ -50,7 +50,7 @@ print("ready", flush=True)
 while True:
     for block in blocks: block += 1
 """
-CONSTANT = "CPU governor"  # a warning of the machine, not of what disturbs it
+CONSTANT = ("CPU governor", "load average")  # warnings of the machine, and of what ran before: of no disturbance
 
 
 class Cell(Struct):
@@ -93,7 +93,7 @@ def one(condition: str) -> Run:
     cases = select_cases(Selection(cases=LAYERS), "quick", "forward", ["cpu"])
     plan = Plan(cases, registry().select(IMPLEMENTATIONS), Policy(PRECISION, CELL_S, min_samples=FEWEST), threads)
     record = execute(plan, new_record(Environment(machine="study"), [], {}), _Silent())
-    found = [warning for warning in warnings(before, snapshot()) if not warning.startswith(CONSTANT)]
+    found = warnings(before, snapshot())
     machine = detect(with_torch=False).machine
     return Run(condition, [_cell(row) for row in record.rows if row.ci_low_s], found, machine, METHOD)
 
@@ -182,11 +182,12 @@ def _line(mine: list[Run], runs: list[Run], quantity: str) -> Iterable[str]:
     cells = [(run, cell) for run in mine for cell in run.cells if getattr(cell, quantity)]
     for run, cell in cells:
         low, value, high = getattr(cell, quantity)
+        disturbed = any(not warning.startswith(CONSTANT) for warning in run.warnings)
         truth, own_truth = (_truth(cell.name, quantity, group, run) for group in (quiet, mine))
         holds = low <= truth <= high
         right += holds
         noted += holds or bool(cell.notes)
-        warned += holds or bool(cell.notes or run.warnings)
+        warned += holds or bool(cell.notes or disturbed)
         own += low <= own_truth <= high
         halves.append((high - low) / 2 / value)
         moved.append(value / truth - 1)

@@ -14,10 +14,8 @@ from typing import Any
 
 STEAL = 0.01  # share of CPU time that the hypervisor gave to other guests
 FOREIGN_CPUS, FOREIGN_SHARE = 0.10, 0.01  # CPUs, and share of them, that others kept busy on average during the run
-FOREIGN_LOAD = 0.4  # load average of others before the run, per CPU
 CLOCK_FALL = 0.10  # the clock after the run against the clock before it, both under load
 SWAP_BYTES = 64 * 2**20
-LOAD_WINDOW_S = 60.0  # of the load average
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class Snapshot:
     """
 
     cpus: int = 1
-    load_1min: float | None = None
     steal_s: float | None = None
     busy_s: float | None = None
     all_s: float | None = None
@@ -50,7 +47,6 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
     from convbench.process import usable_cpus
 
     readers: dict[str, Callable[[], Any]] = {
-        "load_1min": lambda: os.getloadavg()[0],
         "own_s": _own_s,
         "swapped_in_bytes": _swapped_in,
         "governor": lambda: (root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip(),
@@ -117,7 +113,7 @@ def _heat_throttled(root: Path) -> int | None:
 
 def warnings(before: Snapshot, after: Snapshot) -> list[str]:
     """One line for each thing that disturbs measurements, with what to do about it."""
-    checks = (_load, _others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu)
+    checks = (_others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu)
     return [text for check in checks if (text := check(before, after))]
 
 
@@ -150,14 +146,6 @@ def stolen(before: Snapshot, after: Snapshot) -> float:
 def _rise(before: Any, after: Any) -> float:
     """How much a counter rose; 0 where it is unknown."""
     return 0 if before is None or after is None else max(after - before, 0)
-
-
-def _load(before: Snapshot, after: Snapshot) -> str | None:
-    # At most this much of the load average is our own doing: what we computed before the run.
-    foreign = (before.load_1min or 0.0) - before.own_s / LOAD_WINDOW_S
-    if foreign <= FOREIGN_LOAD * before.cpus:
-        return None
-    return f"load average was {before.load_1min:.1f} on {before.cpus} CPUs before the run: stop other programs first"
 
 
 def _others(before: Snapshot, after: Snapshot) -> str | None:

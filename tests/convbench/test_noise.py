@@ -1,7 +1,6 @@
 """Noise: warnings from two made-up snapshots, exact to the letter."""
 
 import dataclasses
-import os
 import time
 
 import pytest
@@ -11,11 +10,11 @@ from hypothesis import strategies as st
 from convbench.machine.noise import Snapshot, snapshot, warnings
 
 QUIET = Snapshot(
-    cpus=2, load_1min=0.1, steal_s=1.0, busy_s=500.0, all_s=1000.0, own_s=3.0, swapped_in_bytes=10 * 2**20,
+    cpus=2, steal_s=1.0, busy_s=500.0, all_s=1000.0, own_s=3.0, swapped_in_bytes=10 * 2**20,
     governor="performance", mhz=3500.0, quota_cpus=1.5, quota_throttled=4, heat_throttled=2,
 )  # fmt: skip
 # 100 s later on 2 CPUs: both were busy, by us, all the time but for a second.
-QUIET_AFTER = dataclasses.replace(QUIET, busy_s=699.0, all_s=1200.0, own_s=201.0, load_1min=2.0, mhz=3490.0)
+QUIET_AFTER = dataclasses.replace(QUIET, busy_s=699.0, all_s=1200.0, own_s=201.0, mhz=3490.0)
 
 
 def changed(**fields):
@@ -34,11 +33,6 @@ def test_an_unknown_machine_has_no_warnings():
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        (
-            dataclasses.replace(QUIET, load_1min=1.9),
-            QUIET_AFTER,
-            "load average was 1.9 on 2 CPUs before the run: stop other programs first",
-        ),
         (
             QUIET,
             changed(own_s=171.0),
@@ -98,15 +92,6 @@ def test_limits_themselves_are_still_quiet(after):
     assert warnings(QUIET, after) == []
 
 
-def test_our_own_work_before_the_run_is_not_blamed_on_others():
-    """30 CPU seconds in the last minute can be half of a load average of 0.9; the rest is below the limit."""
-    busy = dataclasses.replace(QUIET, load_1min=0.9)
-    assert len(warnings(busy, QUIET_AFTER)) == 1
-    shift = 27.0
-    busy = dataclasses.replace(busy, own_s=QUIET.own_s + shift)
-    assert warnings(busy, changed(own_s=QUIET_AFTER.own_s + shift)) == []
-
-
 def test_a_many_core_machine_may_have_a_little_going_on():
     before = dataclasses.replace(QUIET, cpus=64, busy_s=0.0, all_s=0.0, own_s=0.0)
     after = dataclasses.replace(before, all_s=6400.0, own_s=6000.0, busy_s=6060.0)  # 0.6 CPUs
@@ -119,7 +104,7 @@ _COUNT = st.none() | st.integers(0, 2**50)
 _SNAPSHOTS = st.builds(
     Snapshot,
     cpus=st.integers(1, 512),
-    **dict.fromkeys(("load_1min", "steal_s", "busy_s", "all_s", "mhz", "quota_cpus"), _NUMBER),
+    **dict.fromkeys(("steal_s", "busy_s", "all_s", "mhz", "quota_cpus"), _NUMBER),
     **dict.fromkeys(("swapped_in_bytes", "quota_throttled", "heat_throttled"), _COUNT),
     own_s=st.floats(0, 1e9),
     governor=st.sampled_from([None, "performance", "schedutil"]),
@@ -166,9 +151,8 @@ def test_counters_that_fail_are_unknown(monkeypatch):
 
     for name in ("cpu_times", "cpu_freq", "swap_memory"):
         monkeypatch.setattr(psutil, name, broken)
-    monkeypatch.setattr(os, "getloadavg", broken)
     found = snapshot()
-    assert (found.busy_s, found.mhz, found.swapped_in_bytes, found.load_1min) == (None,) * 4
+    assert (found.busy_s, found.mhz, found.swapped_in_bytes) == (None,) * 3
 
 
 def test_our_own_time_is_counted():
