@@ -108,8 +108,10 @@ def _brain() -> Data:
 
 
 def _nuclei() -> Data:
-    """Nuclei under a fluorescence microscope (Caicedo et al., Nature Methods 16, 2019), one image of 512x512 as stardist
-    ships it, cut into tiles. Its files are read without importing stardist, which needs other packages."""
+    """Tiles of one image of nuclei under a microscope (Caicedo et al., Nature Methods 16, 2019), as stardist ships it.
+
+    Its files are read without importing stardist, which needs other packages.
+    """
     import numpy as np
     import torch
 
