@@ -3,8 +3,9 @@
     python -m benchmarks.agreement_study [--out reports/agreement] [--seeds 3] [--minutes 60]
 
 Each training is a run of the command itself: a model dense and separable, on numba.auto and on torch.aten, all four in
-lockstep, so that they see the same batches and their steps are timed in turn. All trainings are in study.jsonl, and
-README.md is written after each: what was reached, whether implementations agree, what separable convolutions save. The
+lockstep, so that they see the same batches and their steps are timed in turn. The first seed also trains them on
+torch.channels_last: how far torch is from itself when it sums in another order. All trainings are in study.jsonl, and
+README.md is written after each: what was reached, whether implementations agree, what separable convolution saves. The
 command goes on where it was stopped, with more seeds too: --minutes starts no training that would not end in time, an
 interrupt ends the training that is running. Use a machine that does nothing else.
 """
@@ -15,12 +16,13 @@ import argparse
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterable, Sequence
+from itertools import chain, product
 from math import sqrt
 from pathlib import Path
 from statistics import mean, median, stdev
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,14 +32,15 @@ from convbench.cli.common import err, interrupts, number, seconds
 from convbench.errors import EXIT_OK
 from convbench.journal import Log, write_atomically
 from convbench.machine.environment import detect
-from convbench.registry import REFERENCE
+from convbench.registry import CHANNELS_LAST, REFERENCE
 from convbench.train.result import FIRST_LOSSES, Saving, TrainRow
 from convbench.train.settings import Settings, Task
 
 COMMANDS: dict[Task, tuple[str, ...]] = {"classify": ("--model", "classifier"), "segment": ()}
 LIMITS_S: dict[Task, float] = {"classify": 180, "segment": 360}  # of a training that reaches its target
 WITHIN_POINTS = 0.5  # that separable may lose
-ROUNDING = 1e-3  # relative, of losses that have gone through up to 20 steps of float32
+IMPLEMENTATIONS = ("numba.auto", REFERENCE)
+ROUNDING = 10  # times what torch differs from itself by: steps make more of it, each in its own way
 
 
 class Plan(Struct):
@@ -68,7 +71,9 @@ class Training(Struct):
 def training(task: Task, seed: int) -> Training:
     """Run the command once. Ends the study where that fails."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["train", task, *COMMANDS[task], f"--seed={seed}", f"--out={folder}/training", "--json"]
+        names = IMPLEMENTATIONS if seed else (*IMPLEMENTATIONS, CHANNELS_LAST)
+        words = ["train", task, *COMMANDS[task], *(f"--impl={name}" for name in names), f"--seed={seed}",
+                 f"--out={folder}/training", "--json"]  # fmt: skip
         begun = monotonic()
         code, out, messages = run([sys.executable, "-m", "convbench.cli.main", *words])
     if code != EXIT_OK:
@@ -99,13 +104,19 @@ def yes(found: bool | None) -> str:
     return {True: "yes", False: "no", None: "one seed cannot tell"}[found]
 
 
-def by_variant(outputs: Sequence[Output]) -> dict[tuple[str, str, str], list[TrainRow]]:
-    """(model, form, implementation) -> its row at each seed."""
+T = TypeVar("T", TrainRow, Saving)
+
+
+def over_seeds(tables: Iterable[Sequence[T]], *names: str) -> dict[tuple[str, ...], list[T]]:
+    """Rows that agree in the columns named, in order of the seeds."""
     found = defaultdict(list)
-    for output in outputs:
-        for row in output.rows:
-            found[row.model, row.form, row.implementation].append(row)
+    for row in chain(*tables):
+        found[tuple(getattr(row, name) for name in names)].append(row)
     return found
+
+
+def by_variant(outputs: Sequence[Output]) -> dict[tuple[str, ...], list[TrainRow]]:
+    return over_seeds((output.rows for output in outputs), "model", "form", "implementation")
 
 
 def target_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
@@ -130,12 +141,12 @@ def agreement_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
     for (model, form, implementation), rows in found.items():
         if implementation == REFERENCE:
             continue
-        sides = [[row.metric for row in side] for side in (rows, found[model, form, REFERENCE])]
+        sides = [[row.metric for row in side] for side in (rows, found[model, form, REFERENCE][: len(rows)])]
         difference, noise = with_interval([one - other for one, other in zip(*sides, strict=True)])
-        loss = max(row.loss_difference for row in rows)
+        loss, itself = (max(r.loss_difference for r in side) for side in (rows, found[model, form, CHANNELS_LAST]))
         lines.append([
             task, rows[0].variant, *(f"{min(metrics):.2%} to {max(metrics):.2%}" for metrics in sides), difference,
-            yes(noise), f"{loss:.1e}", yes(loss < ROUNDING), ratios([row.step_speedup for row in rows]),
+            yes(noise), f"{loss:.1e}", yes(loss < ROUNDING * itself), ratios([row.step_speedup for row in rows]),
         ])  # fmt: skip
     return lines
 
@@ -143,7 +154,7 @@ def agreement_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
 def saving_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
     """One line a model and implementation: dense / separable."""
     lines = []
-    for savings in zip(*(output.savings for output in outputs), strict=True):
+    for savings in over_seeds((output.savings for output in outputs), "model", "implementation").values():
         lost = [s.separable_metric - s.dense_metric for s in savings]
         first = savings[0]
         lines.append([
@@ -166,6 +177,17 @@ def report(header: Plan, trainings: Sequence[Training]) -> str:
     def lines(of):
         return [line for task, found in outputs.items() for line in of(task, found)]
 
+    targets = table(
+        ["task", "variant", "metric", "least", "target", "to target", "all epochs", "limit", "reached"],
+        lines(target_lines),
+    )
+    agreement = table(
+        ["task", "variant", "metric", REFERENCE, "difference", "noise", "losses", "rounding", "step"],
+        lines(agreement_lines),
+    )
+    saved = table(
+        ["task", "model", "parameters", "MACs", "step", "inference", "metric, points", "within"], lines(saving_lines)
+    )
     ran = "\n".join(
         f"- `convbench train {' '.join((task, *COMMANDS[task]))}`: "
         f"{len(found)} seeds, {found[0].settings.epochs} epochs, batch {found[0].settings.batch}, "
@@ -186,25 +208,24 @@ shown. All trainings are in `study.jsonl`.
 Targets. Times are those of the variant's own steps, medians over seeds: until an evaluation first reached the target,
 and of all epochs. Reached is a seed that ends above the target and within the limit.
 
-{table(["task", "variant", "metric", "least", "target", "to target", "all epochs", "limit", "reached"],
-       lines(target_lines))}
+{targets}
 
 Agreement with {REFERENCE} on the same model. The difference is in points, the mean over seeds, with the 95% interval of
 pairs; it is noise where that holds 0. Losses are compared step by step over the first {FIRST_LOSSES} steps: the largest
-relative difference of all seeds; rounding is below {ROUNDING:g}. Steps: {REFERENCE}'s time / this, above 1 is faster.
+relative difference of all seeds. It is rounding below {ROUNDING} times that of {CHANNELS_LAST} at the first seed,
+which is torch in another order of sums. Steps: {REFERENCE}'s time / this, above 1 is faster.
 
-{table(["task", "variant", "metric", REFERENCE, "difference", "noise", "losses", "rounding", "step"],
-       lines(agreement_lines))}
+{agreement}
 
 What separable convolution saves: dense / separable, of parameters and MACs on paper, of steps and inference as
 measured. The last column: at most {WITHIN_POINTS} points are lost.
 
-{table(["task", "model", "parameters", "MACs", "step", "inference", "metric, points", "within"], lines(saving_lines))}
+{saved}
 
-{"Seconds are not those of an idle machine; ratios are of steps in turn:" if said else "No training was disturbed."}
+Of the machine, whose seconds move with what disturbs it; ratios are of steps in turn:
 
-{said}
-""".rstrip() + "\n"
+{said or "- nothing disturbed a training"}
+"""
 
 
 def study(log: Log[Plan, Training], seeds: int, minutes: float) -> bool:

@@ -25,15 +25,17 @@ def invented(task, seed):
     model, lost = ("classifier", 0.004) if task == "classify" else ("unet", 0.006)
     ours, torchs = METRICS[task][seed]
     compared = {"loss_difference": 2e-5 * (seed + 1), "step_speedup": 1.1 + seed / 10}
+    own = [("numba.auto", ours, compared), (study.REFERENCE, torchs, {})]
+    own += [(study.CHANNELS_LAST, torchs, {"loss_difference": 7e-6, "step_speedup": 1.0})] if seed == 0 else []
     rows = [
         row(model, form, name, metric - (lost if form == "separable" else 0), **more)
         for form in ("dense", "separable")
-        for name, metric, more in (("numba.auto", ours, compared), (study.REFERENCE, torchs, {}))
+        for name, metric, more in own
     ]
     savings = [
         Saving(model=model, implementation=name, params=1.5, macs=6.2, step=1.4, step_low=1.3, step_high=1.5,
                inference=1.6, dense_metric=metric, separable_metric=metric - lost)
-        for name, metric in (("numba.auto", ours), (study.REFERENCE, torchs))
+        for name, metric, _ in own
     ]  # fmt: skip
     settings = Settings(
         task=task, data="invented", variants=tuple(Variant(r.model, r.form, r.implementation) for r in rows), epochs=10,
@@ -91,7 +93,9 @@ def test_what_the_tables_say(log):
     assert same[4:6] == ["-0.03 (-0.55 to +0.48)", "yes"]
     assert same[6:] == ["6.0e-05", "yes", "1.20x (1.10 to 1.30)"]
     assert cells(log, "| segment | unet dense, numba.auto")[1][4:6] == ["-1.00 (-1.00 to -1.00)", "no"]
-    (small, _), (large, _) = (cells(log, f"| {start},") for start in ("classify | classifier", "segment | unet"))
+    itself = cells(log, "| classify | classifier dense, torch.channels_last")[1]
+    assert itself[4:8] == ["+0.00", "one seed cannot tell", "7.0e-06", "yes"]
+    (small, *_), (large, *_) = (cells(log, f"| {start},") for start in ("classify | classifier", "segment | unet"))
     assert small[2:6] == ["1.50x", "6.2x", "1.40x (1.40 to 1.40)", "1.60x (1.60 to 1.60)"]
     assert (small[-1], large[-1]) == ("yes", "no")
 
@@ -103,5 +107,21 @@ def test_one_seed_tells_no_noise():
 
 def test_a_training_that_fails_ends_the_study_with_its_last_line(monkeypatch):
     monkeypatch.setattr(study, "run", lambda words: (2, "", "seen\nthis needs mlxtend"))
-    with pytest.raises(SystemExit, match="train classify --model classifier .*exit code 2: this needs mlxtend"):
+    with pytest.raises(SystemExit, match=r"train classify --model classifier .*exit code 2: this needs mlxtend"):
         study.training("classify", 0)
+
+
+def test_the_first_seed_is_torch_against_itself_too(monkeypatch):
+    asked = []
+    monkeypatch.setattr(study, "run", lambda words: asked.append(words) or (2, "", ""))
+    for seed in (0, 1):
+        with pytest.raises(SystemExit):
+            study.training("segment", seed)
+    assert [f"--impl={study.CHANNELS_LAST}" in words for words in asked] == [True, False]
+
+
+def test_losses_too_far_apart_are_no_rounding():
+    training = invented("segment", 0)
+    for each in training.output.rows:
+        each.loss_difference = 1e-3 if each.implementation == "numba.auto" else 9e-5
+    assert study.agreement_lines("segment", [training.output])[0][6:8] == ["1.0e-03", "no"]

@@ -58,7 +58,7 @@ def test_nuclei_are_tiles_of_the_image_that_stardist_ships(tmp_path, monkeypatch
     assert seen == [[0, 1, 2, 3, 4, 5], [7]]
     assert (found.test.target[:, 0] == 0).all() and (found.test.target[:, 1:] == 1).all()
     (folder / "img2d.tif").write_bytes(b"II*")
-    with pytest.raises(InputError, match="img2d.tif: no readable image"):
+    with pytest.raises(InputError, match=r"img2d\.tif: no readable image"):
         data.load("nuclei", "segment")
 
 
