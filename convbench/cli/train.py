@@ -62,7 +62,7 @@ class Argument(click.ParamType):
     )
 )
 @click.argument("task", type=click.Choice(get_args(Task)), required=False)
-@click.option("--data", metavar="NAME|DIR", help="mnist5k, digits, brain, or a folder of images.")
+@click.option("--data", metavar="NAME|DIR", help="mnist5k, digits, brain, nuclei, or a folder of images.")
 @click.option("--model", "models", multiple=True, metavar="SPEC", help="Built in, FILE.py:FACTORY or MODULE:FACTORY.")
 @click.option("--set", "arguments", multiple=True, type=Argument(), help="Argument for the models' factories.")
 @click.option(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ TEST_SHARE = 0.2
 SPLIT_SEED = 0  # of the split, which is the same in every session
 SLICES, GAP_MM = (28, 148), 3  # axial slices with tissue, of 1 mm; between training and test slabs
 SLAB_MM = 12
+TILE, TRAINING_COLUMNS, TEST_COLUMN = 64, 6, 7  # of the nuclei's image: pixels, and columns of tiles
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,42 @@ def _brain() -> Data:
                 Split(images[train], target[train]), Split(images[test], target[test]), split)  # fmt: skip
 
 
+def _nuclei() -> Data:
+    """Tiles of one image of nuclei under a microscope (Caicedo et al., Nature Methods 16, 2019), as stardist ships it.
+
+    Its files are read without importing stardist, which needs other packages.
+    """
+    import numpy as np
+    import torch
+
+    from convbench.train.folders import opened
+
+    found = find_spec("stardist")
+    if not (found and found.submodule_search_locations):
+        raise InputError(
+            "--data nuclei: this needs stardist's data, which is not installed: `pip install --no-deps stardist`"
+        )
+    folder = Path(found.submodule_search_locations[0]) / "data" / "images"
+    image, mask = (_tiles(np.asarray(opened(folder / name))) for name in ("img2d.tif", "mask2d.tif"))
+    images = torch.from_numpy(image.astype(np.float32) / 255)
+    target = torch.from_numpy((mask > 0).astype(np.int64))
+    train, test = (
+        Split(images[:, columns].flatten(0, 1)[:, None], target[:, columns].flatten(0, 1))
+        for columns in (slice(TRAINING_COLUMNS), slice(TEST_COLUMN, None))
+    )
+    split = (
+        f"{len(train.images)} and {len(test.images)} tiles of one image, its left and its right; the column of tiles "
+        "between them is left out"
+    )
+    return Data("nuclei", "segment", ("background", "nucleus"), train, test, split)
+
+
+def _tiles(picture: Any) -> Any:
+    """(H,W) -> (rows, columns, TILE, TILE)."""
+    h, w = (side // TILE for side in picture.shape)
+    return picture.reshape(h, TILE, w, TILE).swapaxes(1, 2)
+
+
 def _even(volume: Any, side: int = 2, multiple: int = 16) -> Any:
     """Every second pixel each way, cut around the centre to sides that encoders can halve four times."""
     volume = volume[:, ::side, ::side]
@@ -146,4 +184,5 @@ BUILT_IN: dict[str, tuple[Task, Callable[[], Data]]] = {
     "mnist5k": ("classify", _mnist),
     "digits": ("classify", _digits),
     "brain": ("segment", _brain),
+    "nuclei": ("segment", _nuclei),
 }

@@ -124,7 +124,7 @@ def _read_masks(pairs: Sequence[tuple[Path, Path]], size: tuple[int, int, int]) 
     """(N,H,W) class numbers."""
     masks = []
     for image, mask in pairs:
-        with _opened(image) as picture, _opened(mask) as marked:
+        with opened(image) as picture, opened(mask) as marked:
             if picture.size != marked.size:
                 raise InputError(
                     f"--data {mask}: {_by(marked.size)} pixels, its image has {_by(picture.size)}; they must be equal"
@@ -150,7 +150,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _size(file: Path) -> tuple[int, int, int]:
     """(H, W, channels) as the first image says: one channel where it is grey, else three."""
-    with _opened(file) as picture:
+    with opened(file) as picture:
         return picture.height, picture.width, 1 if picture.mode in ("1", "L") or picture.mode.startswith("I;16") else 3
 
 
@@ -164,7 +164,7 @@ def _read(files: Sequence[Path], size: tuple[int, int, int]) -> torch.Tensor:
         )
     pixels = []
     for file in files:
-        with _opened(file) as picture:
+        with opened(file) as picture:
             if picture.mode in ("I", "F"):
                 raise InputError(f"--data {file}: mode {picture.mode} has no known range; save it with 8 or 16 bits")
             deep = picture.mode.startswith("I;16")  # Pillow would cut it off at 255
@@ -174,7 +174,7 @@ def _read(files: Sequence[Path], size: tuple[int, int, int]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pixels)).movedim(-1, 1).contiguous()
 
 
-def _opened(file: Path) -> Any:
+def opened(file: Path) -> Any:
     """The image, decoded. Raises InputError for one that is broken or larger than Pillow thinks safe."""
     image = needed("PIL.Image", "pillow")
     try:

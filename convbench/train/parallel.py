@@ -1,13 +1,13 @@
 """Training on several processes, started by torchrun: the same result as one process with the same global batch.
 
 Gradients are averaged by DistributedDataParallel (gloo on CPUs, nccl on GPUs). What looks at the whole batch is
-made to do so here: batch normalisation, and dropout's random mask.
+made to do so here: batch normalisation, and dropout's random mask, which is made the same in every memory format too.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +45,10 @@ class Group:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as these processes train it."""
+        model = replaced(model, nn.Dropout, lambda layer: Dropout(layer.p, self))
         if self.world == 1:
             return model
-        return nn.parallel.DistributedDataParallel(whole_batch(model, self))
+        return nn.parallel.DistributedDataParallel(replaced(model, nn.BatchNorm2d, BatchNorm2d.like))
 
 
 @contextmanager
@@ -82,15 +83,13 @@ def shared(batch: int, group: Group) -> int:
     return batch // group.world
 
 
-def whole_batch(model: nn.Module, group: Group) -> nn.Module:
-    """The model with its batch normalisation and dropout replaced, in place, by ones that see the global batch."""
+def replaced(model: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> nn.Module:
+    """The model with its layers of exactly that class replaced, in place, by what is made of them."""
     for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(model, name, BatchNorm2d.like(child))
-        elif isinstance(child, nn.Dropout):
-            setattr(model, name, Dropout(child.p, group))
+        if type(child) is kind:
+            setattr(model, name, make(child))
         else:
-            whole_batch(child, group)
+            replaced(child, kind, make)
     return model
 
 
@@ -144,15 +143,21 @@ def _summed(x: Tensor) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is drawn for the global batch, so that each image gets the one it has in one process."""
+    """Dropout whose mask is drawn for the global batch in the order of NCHW.
+
+    Each image gets the mask that it has in one process; torch's own draws one in the order of memory, another in
+    channels_last.
+    """
 
     def __init__(self, p: float, group: Group) -> None:
         super().__init__()
         self.p, self.group = p, group
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape with images first -> the same."""
+        """Any shape with images first -> the same, in the same memory format."""
         if not self.training:
             return x
+        if self.group.world == 1 and x.is_contiguous():
+            return F.dropout(x, self.p)
         whole = F.dropout(x.new_ones(x.shape[0] * self.group.world, *x.shape[1:]), self.p)
-        return x * self.group.shard(whole)
+        return x * torch.empty_like(x).copy_(self.group.shard(whole))

@@ -38,6 +38,30 @@ def test_neighbouring_slices_do_not_lie_on_both_sides():
     assert not set(train) & set(test)
 
 
+def test_nuclei_are_tiles_of_the_image_that_stardist_ships(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install --no-deps stardist"):
+        data.load("nuclei", "segment")
+    monkeypatch.undo()
+    folder = tmp_path / "stardist" / "data" / "images"
+    folder.mkdir(parents=True)
+    (tmp_path / "stardist" / "__init__.py").write_text("raise ImportError('never imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    row, column = np.mgrid[:512, :512]
+    place = column // 64
+    Image.fromarray((20 * place).astype(np.uint16)).save(folder / "img2d.tif")
+    Image.fromarray((row % 64 * place).astype(np.uint16)).save(folder / "mask2d.tif")
+    found = data.load("nuclei", "segment")
+    assert found.classes == ("background", "nucleus") and found.size == (64, 64) and found.channels == 1
+    assert (len(found.train.images), len(found.test.images)) == (48, 8)
+    seen = [sorted((255 / 20 * side.images).round().int().unique().tolist()) for side in (found.train, found.test)]
+    assert seen == [[0, 1, 2, 3, 4, 5], [7]]
+    assert (found.test.target[:, 0] == 0).all() and (found.test.target[:, 1:] == 1).all()
+    (folder / "img2d.tif").write_bytes(b"II*")
+    with pytest.raises(InputError, match=r"img2d\.tif: no readable image"):
+        data.load("nuclei", "segment")
+
+
 @pytest.mark.parametrize(
     ("name", "task", "expected"),
     [

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from convbench.errors import InputError
-from convbench.train.parallel import Dropout, Group, shared, whole_batch
+from convbench.train.parallel import BatchNorm2d, Dropout, Group, replaced, shared
 
 SMALL = [
     "classify",
@@ -99,12 +99,34 @@ def test_dropout_gives_each_image_the_mask_it_has_alone():
     assert torch.equal(Dropout(0.4, Group(0, 2)).eval()(x), x)
 
 
+@pytest.mark.parametrize("rank_of", [(0, 1), (1, 2)])
+def test_dropout_gives_the_same_mask_in_every_memory_format(rank_of):
+    x = torch.rand(4, 3, 5, 6)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        results.append(Dropout(0.4, Group(*rank_of))(x.contiguous(memory_format=memory_format)))
+        assert results[-1].is_contiguous(memory_format=memory_format)
+    assert torch.equal(*results) and 0 < (results[0] == 0).sum() < x.numel()
+
+
+class Doubled(nn.Dropout):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_layers_of_the_users_own_stay():
+    model = Group().wrap(nn.Sequential(nn.Dropout(0.3), Doubled(), nn.Sequential(nn.Dropout())))
+    assert [type(layer) for layer in model.modules() if not list(layer.children())] == [Dropout, Doubled, Dropout]
+    assert model[0].p == 0.3
+
+
 def test_batch_normalisation_alone_is_torchs(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
     try:
-        torchs = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.0)).double()
+        torchs = nn.Sequential(nn.BatchNorm2d(3)).double()
         nn.init.uniform_(torchs[0].weight)
-        ours = whole_batch(nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.0)).double(), Group())
+        ours = replaced(nn.Sequential(nn.BatchNorm2d(3)).double(), nn.BatchNorm2d, BatchNorm2d.like)
         ours.load_state_dict(torchs.state_dict())
         x = torch.randn(4, 3, 5, 5, dtype=torch.float64, requires_grad=True)
         other = x.detach().clone().requires_grad_()

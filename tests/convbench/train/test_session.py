@@ -66,6 +66,25 @@ def test_our_kernels_give_torchs_loss_curve_to_rounding(digits):
     assert row.loss_difference == max(abs(a - b) / b for a, b in zip(ours.losses, torchs.losses, strict=True))
 
 
+WITH_DROPOUT = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(0.4), nn.Conv2d(4, 8, 3, 2), nn.Flatten(), nn.Linear(32, 10))
+"""
+
+
+@pytest.mark.parametrize("model", ["classifier", "own"])
+def test_dropout_is_the_same_in_every_memory_format(model, digits, tmp_path):
+    (tmp_path / "dropping.py").write_text(WITH_DROPOUT)
+    spec, form = (f"{tmp_path}/dropping.py:make", "as_is") if model == "own" else (model, "dense")
+    names = ("torch.aten", "torch.channels_last")
+    session = Session(settings(*(Variant(spec, form, name) for name in names), epochs=1), digits)
+    assert session.run(Silent(), None)
+    one, other = (history.losses for history in session.histories)
+    assert len(one) == 5 and other == pytest.approx(one, rel=1e-3)
+
+
 def test_lockstep_and_what_comes_out(digits):
     session, progress = Session(settings(DENSE, SEPARABLE), digits), Silent()
     assert session.run(progress, None)
