@@ -85,16 +85,29 @@ def _valid_taps(spec: ConvSpec, axis: int) -> int:
     positions, size = ((spec.h, spec.w)[axis], (spec.p, spec.q)[axis])
     if not spec.is_transposed:
         positions, size = size, positions
-    taps, stride, dilation = (spec.r, spec.s)[axis], spec.stride[axis], spec.dilation[axis]
-    if taps > positions:  # the condition is symmetric in (i, stride) and (r, dilation): loop over the fewer
-        positions, taps, stride, dilation = taps, positions, dilation, stride
+    lattice = positions, spec.stride[axis], (spec.r, spec.s)[axis], spec.dilation[axis]
     low = spec.padding[axis]
-    return sum(
-        _multiples(low + size - tap * dilation, stride, positions) - _multiples(low - tap * dilation, stride, positions)
-        for tap in range(taps)
-    )
+    return _below(low + size, *lattice) - _below(low, *lattice)
+
+
+def _below(limit: int, positions: int, stride: int, taps: int, dilation: int) -> int:
+    """Pairs (i, r) in range(positions) x range(taps) with i stride + r dilation < limit; in no time, whatever sizes."""
+    all_ = _multiples(limit - (positions - 1) * stride, dilation, taps)  # taps that meet every position
+    some = _multiples(limit, dilation, taps)  # and at least one
+    fewest = limit - (some - 1) * dilation  # steps of one left at the last of these
+    return all_ * positions + _floor_sum(some - all_, stride, dilation, fewest + stride - 1)
 
 
 def _multiples(limit: int, step: int, positions: int) -> int:
     """How many i in range(positions) have i step < limit."""
     return min(max(-(-limit // step), 0), positions)
+
+
+def _floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Sum of (a i + b) // m over i in range(n), in as many steps as Euclid's algorithm takes (AtCoder's floor_sum)."""
+    total = 0
+    while n:
+        total += (n - 1) * n // 2 * (a // m) + n * (b // m)
+        n, rest = divmod(a % m * n + b % m, m)
+        m, a, b = a % m, m, rest
+    return total

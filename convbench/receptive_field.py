@@ -4,7 +4,7 @@ Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Network
 RF = 1 + sum over layers of dilation (kernel - 1) x product of the strides of earlier layers.
 
 Dilated layers may leave positions inside the field untouched (gridding: Wang et al., "Understanding
-Convolution for Semantic Segmentation", WACV 2018). coverage() counts the touched ones directly: the
+Convolution for Semantic Segmentation", WACV 2018). fields() counts the touched ones directly: the
 published rule on maximal distances does not catch dilations (2, 2, 2).
 """
 
@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
+from convbench.errors import InputError
 from convbench.spec import ConvSpec, Pair, pair
+
+FARTHEST = 2**62  # positions of a field: no image has as many, and they stay exact in JSON
+WIDEST = 2**16  # along one axis: which ones a wider field touches is not counted
 
 
 class Field(NamedTuple):
@@ -62,13 +66,16 @@ class Window:
 
 def receptive_field(windows: Iterable[Window]) -> Pair:
     """Input positions (height, width) between the first and the last that one output depends on."""
-    fields = cumulative(windows)
-    return fields[-1] if fields else (1, 1)
+    found = cumulative(windows)
+    return found[-1] if found else (1, 1)
 
 
 def cumulative(windows: Iterable[Window]) -> list[Pair]:
-    """The receptive field after each window of the sequence (after its last repetition)."""
-    field, jump, fields = [1, 1], [1, 1], []
+    """The receptive field after each window of the sequence (after its last repetition).
+
+    Raises InputError for one beyond every image.
+    """
+    field, jump, found = [1, 1], [1, 1], []
     for window in windows:
         for axis in (0, 1):
             reach, stride = window.dilation[axis] * (window.kernel[axis] - 1), window.stride[axis]
@@ -76,21 +83,29 @@ def cumulative(windows: Iterable[Window]) -> list[Pair]:
             repeats = window.count if stride == 1 else (stride**window.count - 1) // (stride - 1)
             field[axis] += reach * jump[axis] * repeats
             jump[axis] *= stride**window.count
-        fields.append((field[0], field[1]))
-    return fields
+        if prod(field) > FARTHEST:
+            raise InputError(f"a receptive field of more than {FARTHEST:.0e} positions; check kernels and strides")
+        found.append((field[0], field[1]))
+    return found
 
 
-def coverage(windows: Sequence[Window]) -> tuple[int, int]:
-    """(positions touched, positions in the receptive field) of one output, in two dimensions."""
-    touched = prod(len(_touched(windows, axis)) for axis in (0, 1))
-    return touched, prod(receptive_field(windows))
+def fields(windows: Sequence[Window]) -> list[Field]:
+    """The receptive field after each window of the sequence, and what of it is touched, None beyond WIDEST."""
+    touched, jump, found = [1, 1], [1, 1], []
+    for window, size in zip(windows, cumulative(windows), strict=True):
+        known = max(size) <= WIDEST
+        for axis in (0, 1) if known else ():
+            taps, stride, dilation = window.kernel[axis], window.stride[axis], window.dilation[axis]
+            for _ in range(window.count if max(taps, stride) > 1 else 0):
+                touched[axis] = through(touched[axis], taps, dilation * jump[axis])
+                jump[axis] *= stride
+        found.append(Field(size, touched[0].bit_count() * touched[1].bit_count() if known else None))
+    return found
 
 
-def _touched(windows: Sequence[Window], axis: int) -> set[int]:
-    """Input positions that output 0 depends on along one axis, walking back from the output."""
-    positions = {0}
-    for window in reversed(windows):
-        kernel, stride, dilation = window.kernel[axis], window.stride[axis], window.dilation[axis]
-        for _ in range(window.count):
-            positions = {p * stride + tap * dilation for p in positions for tap in range(kernel)}
-    return positions
+def through(touched: int, taps: int, apart: int) -> int:
+    """Positions touched along one axis, as bits, before a window whose taps lie so far apart."""
+    found = 0
+    for tap in range(taps):
+        found |= touched << tap * apart
+    return found

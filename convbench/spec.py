@@ -200,6 +200,8 @@ def _check(spec: ConvSpec) -> None:
         for name, value in values.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} = {value!r}: expected an integer of at least {least}")
+            if value > LARGEST_TENSOR_ELEMENTS:
+                raise InputError(f"{name} = {value}: more than any tensor has elements; check the sizes")
     _check_groups(spec)
     _check_sizes(spec)
 

@@ -7,7 +7,7 @@ from math import gcd
 
 from convbench.profile.look import Seen
 from convbench.profile.model import Facts, Gridding
-from convbench.receptive_field import Window, coverage
+from convbench.receptive_field import Window, fields
 
 
 def facts_of(seen: Sequence[Seen]) -> Facts:
@@ -40,10 +40,11 @@ def gridding(seen: Sequence[Seen]) -> list[Gridding]:
             chain, factor = ((*chain, call), factor) if dilated else ((), 0)
         ends.append((chain, factor))
     chains = list(dict.fromkeys(chain for chain, _ in ends if len(chain) > 1))
-    return [_gridding(chain) for chain in chains if not any(chain == other[: len(chain)] != other for other in chains)]
+    whole = [chain for chain in chains if not any(chain == other[: len(chain)] != other for other in chains)]
+    return [found for chain in whole if (found := _gridding(chain))]
 
 
-def _gridding(chain: Sequence[Seen]) -> Gridding:
-    touched, positions = coverage([Window.of(call.layer.spec) for call in chain])
+def _gridding(chain: Sequence[Seen]) -> Gridding | None:
+    share = fields([Window.of(call.layer.spec) for call in chain])[-1].coverage
     layers = [(call.layer.name, max(call.layer.spec.dilation)) for call in chain]
-    return Gridding(layers=layers, coverage=touched / positions)
+    return None if share is None else Gridding(layers=layers, coverage=share)

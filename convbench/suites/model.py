@@ -9,8 +9,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from convbench import count
-from convbench.receptive_field import Field, Window, coverage, cumulative
+from convbench.receptive_field import Field, Window, cumulative, fields
 from convbench.spec import ConvSpec, Pair, Pass
+
+LARGEST_TOTAL = 2**62  # counts stay exact in JSON; and nobody runs more
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Other(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     name: Annotated[str, Meta(min_length=1)]
     macs: Annotated[int, Meta(ge=0)] = 0
     params: Annotated[int, Meta(ge=0)] = 0
-    count: Annotated[int, Meta(ge=1)] = 1
+    count: Annotated[int, Meta(ge=1, le=LARGEST_TOTAL)] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,8 @@ class Suite:
         suite is one sequential network, or traced.
         """
         path = self._path()
-        windows = [window for _, window in path]
-        fields = zip(path, cumulative(windows), strict=True)
-        return self.traced or {
-            name: Field(size, coverage(windows[:number])[0])
-            for number, ((name, _), size) in enumerate(fields, 1)
-            if name
-        }
+        found = fields([window for _, window in path])
+        return self.traced or {name: seen for (name, _), seen in zip(path, found, strict=True) if name}
 
     def receptive_field(self) -> Pair | None:
         """Receptive field of the whole network, a last pooling included; None unless it is sequential."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
-from convbench.receptive_field import Field
+from convbench.receptive_field import Field, through
 from convbench.spec import Pair
 
 IMAGE = 2  # height and width are the last two dimensions, if nothing has moved them
@@ -33,9 +33,7 @@ class Axis:
 
     def read(self, taps: int, stride: int, dilation: int, before: int) -> Axis:
         """After a window of so many taps, ``before`` positions of padding in front of it."""
-        bits = 0
-        for tap in range(taps):
-            bits |= self.bits << tap * dilation * self.jump
+        bits = through(self.bits, taps, dilation * self.jump)
         return Axis(self.low - before * self.jump, bits, self.jump * stride)
 
     def joined(self, other: Axis) -> Axis:

@@ -16,11 +16,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from convbench.errors import InputError
-from convbench.spec import PASSES, ConvSpec, Operator, Pair
-from convbench.suites.model import Layer, Other, Suite
+from convbench.spec import LARGEST_TENSOR_ELEMENTS, PASSES, ConvSpec, Operator, Pair
+from convbench.suites.model import LARGEST_TOTAL, Layer, Other, Suite
 
 LARGEST_SUITE_BYTES = 4 * 2**20
-LARGEST_TOTAL = 2**62  # counts stay exact in JSON; and nobody runs more
+MOST_LAYERS = 10_000  # a line each in every table
 _Name = Annotated[str, Meta(min_length=1)]
 _Positive = Annotated[int, Meta(ge=1)]
 _Size = int | list[int]
@@ -45,7 +45,7 @@ class _Case(Struct, forbid_unknown_fields=True, omit_defaults=True):
     output_padding: _Size = 0
     bias: bool = False
     count: _Positive = 1
-    pool: Annotated[list[_Positive], Meta(max_length=2)] = []
+    pool: Annotated[list[Annotated[int, Meta(ge=1, le=LARGEST_TENSOR_ELEMENTS)]], Meta(max_length=2)] = []
     main_path: bool = True
 
 
@@ -124,12 +124,15 @@ def _short(value: Any) -> str:
 def _suite(file: _File) -> Suite:
     if not file.case:
         raise InputError("no [[case]]; a suite needs at least one layer")
+    if len(file.case) > MOST_LAYERS:
+        raise InputError(f"{len(file.case):,} layers, more than {MOST_LAYERS:,}; split it into several")
     _check_names(file)
     head = file.suite
     layers = tuple(_layer(case, head.network) for case in file.case)
     suite = Suite(head.name, " ".join(head.description.split()), layers, tuple(file.other), head.network)
     if max(suite.network_params(), *map(suite.network_macs, PASSES)) > LARGEST_TOTAL:
         raise InputError(f"more than {LARGEST_TOTAL:.0e} multiply-accumulates or parameters; check the sizes")
+    suite.receptive_field()  # refuses one beyond every image
     return suite
 
 

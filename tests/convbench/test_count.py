@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from convbench.case import Case
-from convbench.count import compulsory_bytes, flops, intensity, macs, params, valid_macs
+from convbench.count import _below, compulsory_bytes, flops, intensity, macs, params, valid_macs
 from convbench.errors import InputError
 from convbench.spec import PASSES, ConvSpec
 from convbench.suites import builtin
@@ -206,9 +206,17 @@ def test_paper_ratio_of_any_pair(spec):
     assert params(pair) == params(pair.depthwise()) + params(pair.pointwise())
 
 
+@given(st.integers(-5, 99), *[st.integers(1, 9)] * 4)
+def test_pairs_below_a_limit_equal_brute_force(limit, positions, stride, taps, dilation):
+    met = sum(i * stride + r * dilation < limit for i in range(positions) for r in range(taps))
+    assert _below(limit, positions, stride, taps, dilation) == met
+
+
 def test_large_kernels_and_maps_count_at_once():
     spec = ConvSpec.create([1, 1, 10**6, 1], 1, (7, 1), padding=(3, 0))
     assert valid_macs(spec) == 7 * 10**6 - 2 * (1 + 2 + 3)
     mirror = ConvSpec.create([1, 1, 10**6, 1], 1, (10**6 + 2, 1), padding=(2, 0))  # few outputs, many taps
     assert macs(mirror) == 3 * (10**6 + 2)
     assert valid_macs(mirror) == 3 * 10**6
+    both = ConvSpec.create([1, 1, 2**39, 1], 1, (2**38, 1))  # many of both
+    assert valid_macs(both) == macs(both)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbench.receptive_field import Window, coverage, cumulative, receptive_field
+from convbench.errors import InputError
+from convbench.receptive_field import WIDEST, Field, Window, cumulative, fields, receptive_field
 from convbench.spec import ConvSpec
 from convbench.suites import builtin
 
@@ -40,7 +41,8 @@ def test_no_field_for_layers_that_are_not_one_sequence():
     ("dilations", "touched", "field"), [((2, 2, 2), 49, 169), ((1, 2, 5), 289, 289), ((1, 1, 1), 49, 49)]
 )
 def test_gridding(dilations, touched, field):
-    assert coverage([Window.create(3, dilation=d) for d in dilations]) == (touched, field)
+    (*_, last) = fields([Window.create(3, dilation=d) for d in dilations])
+    assert (last.touched, last.size[0] * last.size[1]) == (touched, field)
 
 
 def test_one_layer_and_none():
@@ -80,7 +82,8 @@ def test_field_and_coverage_equal_brute_force(stack):
     marks = [reached(stack, axis) for axis in (0, 1)]
     field = tuple(max(m) - min(m) + 1 for m in marks)
     assert receptive_field(stack) == field
-    assert coverage(stack) == (len(marks[0]) * len(marks[1]), field[0] * field[1])
+    assert fields(stack)[-1] == Field(field, len(marks[0]) * len(marks[1]))
+    assert [field.size for field in fields(stack)] == cumulative(stack)
 
 
 @given(st.lists(windows, min_size=1, max_size=4))
@@ -88,3 +91,11 @@ def test_a_count_is_that_many_layers(stack):
     spread = [Window(w.kernel, w.stride, w.dilation) for w in stack for _ in range(w.count)]
     assert receptive_field(stack) == receptive_field(spread)
     assert cumulative(stack)[-1] == cumulative(spread)[-1]
+
+
+def test_a_wide_field_has_a_size_and_one_beyond_every_image_is_refused():
+    wide = [Window.create(3, count=2**28), Window.create(1, count=2**60), Window.create(2**40)]
+    assert fields(wide[:2]) == [Field((2**29 + 1, 2**29 + 1), None)] * 2
+    assert fields([Window.create((WIDEST, 1))]) == [Field((WIDEST, 1), WIDEST)]
+    with pytest.raises(InputError, match="check kernels and strides"):
+        fields(wide)

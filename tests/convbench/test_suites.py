@@ -10,10 +10,11 @@ from convbench import count
 from convbench.errors import InputError
 from convbench.spec import KINDS, OPERATORS, PASSES, ConvSpec
 from convbench.suites import Layer, Other, Suite, builtin, load, names, parse, resolve, to_toml
-from convbench.suites.toml import LARGEST_SUITE_BYTES
+from convbench.suites.toml import LARGEST_SUITE_BYTES, MOST_LAYERS
 
 SUITE = '[suite]\nname = "mine"\n'
 CASE = '[[case]]\nname = "a"\ninput = [1, 4, 9, 9]\nout_channels = 8\nkernel = 3\n'
+NETWORK = f"{SUITE}network = true\n"
 
 
 def read(text: str) -> Suite:
@@ -200,12 +201,25 @@ def test_byte_order_mark_and_carriage_returns_are_accepted():
         (SUITE + CASE + '[[other]]\nname = "fc"\nmacs = -1\n', ["[[other]] 'fc'", "macs = -1"]),
         ("[suite]\nname = 'x'\nnetwork = true\n" + CASE + "stride = 2\ncount = 2\n", ["'a'", "main_path = false"]),
         ("case = [1, 2]\n" + SUITE, ["[[case]] 1", "Expected a table"]),
+        (SUITE + CASE + "stride = " + "9" * 20, ["'a'", "stride[0] = 99", "check the sizes"]),
+        (SUITE + CASE + "padding = " + "9" * 20 + "\nstride = 1000\n", ["'a'", "padding[0]", "check the sizes"]),
+        (SUITE + CASE + "pool = [2, " + "9" * 20 + "]\n", ["'a'", "pool = [2, 99"]),
+        (SUITE + CASE + '[[other]]\nname = "fc"\ncount = ' + "9" * 20, ["[[other]] 'fc'", "count = 99"]),
+        (NETWORK + CASE + "pool = [9999999999, 9]\n", ["receptive field", "check kernels"]),
     ],
 )
 def test_a_mistake_is_named(text, expected):
     message = complaint(text)
     for words in expected:
         assert words in message
+
+
+def test_a_network_of_many_repeated_layers_is_followed_at_once_and_more_than_a_table_shows_is_refused():
+    layers = [CASE.replace('"a"', f'"{n}"') + "padding = 1\ncount = 999\n" for n in range(MOST_LAYERS + 1)]
+    fields = read(NETWORK + "".join(layers[:-1])).receptive_fields()
+    assert fields["0"].coverage == 1
+    assert fields["9999"] == ((1 + 2 * 999 * 10**4,) * 2, None)
+    assert "10,001 layers, more than 10,000" in complaint(NETWORK + "".join(layers))
 
 
 def test_a_huge_file_is_refused_unread(tmp_path):
