@@ -1,11 +1,13 @@
 """Mutated files for every command that reads one: python -m benchmarks.fuzz_study [--inputs 10000] [--seed 0]
 
-Each input is a real run.json, results.csv, pytest-benchmark JSON, journal, suite or training result with something
-wrong with it (mutations.py). It is given to a command in this process, whose address space may grow by 1 GiB and whose
-time is limited. A finding is an exception that reaches the command line, a hang, memory beyond the limit, an exit code
-that is not documented, more than one line of complaint, a file opened or a process started because the input says so,
-something unpickled, or a control or direction character, a formula or a tag of the input in what is printed or written.
-What would be measured (run --resume, repro, ab --resume) is only prepared. Findings are printed; --keep keeps inputs.
+Each input is a real run.json, results.csv, pytest-benchmark JSON, journal, suite, profile, checkpoint or training
+result with something wrong with it (mutations.py). It is given to a command in this process, whose address space may
+grow by 1 GiB and whose time is limited. A finding is an exception that reaches the command line, a hang, memory beyond
+the limit, an exit code that is not documented, more than one line of complaint, a file opened or a process started
+because the input says so, something unpickled, or a control or direction character, a formula or a tag of the input in
+what is printed or written.
+What would be measured (run --resume, repro, ab --resume, train --resume) is only prepared. Findings are printed; --keep
+keeps inputs, --kinds names the kinds to try.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ LONGEST_S = 20
 CODES = (0, 1, 2, 3, 4)
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect",
              "pickle.find_class")  # fmt: skip
+LOOKING = ("open", "os.", "glob.", "shutil.", "import")  # at what a path leads to
 
 # kind -> command lines; {file} is the mutated file, {good} the original, {out} an empty folder
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -53,8 +56,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "journal.jsonl": ("run --resume {folder}",),
     "gate.jsonl": ("ab --resume {folder}", "ab --resume {folder} --json"),
     "suite.toml": ("count {file}", "count {file} --pass all --json", "count {file} --case * --save-suite {out}/s.toml"),
+    "network.toml": ("count {file}", "count {file} --json"),
+    "separable.json": ("savings --record {file}", "savings --record {file} --json"),
+    "profile.json": (
+        "compare {good} {file} --out {out}", "compare {file} {good} --format markdown", "compare {file} {good} --json",
+        "compare {file} {file} --format csv", "compare {file} {good}", "compare {folder} {good}",
+        "history {folder}", "report {file} --out {out}/report.html",
+    ),
+    "checkpoint.pt": ("train --resume {folder}", "train --resume {folder} --json"),
 }  # fmt: skip
-FOLDERS = ("journal.jsonl", "gate.jsonl")
+FOLDERS = ("journal.jsonl", "gate.jsonl", "checkpoint.pt")
+OF_RECORDS = ("run.json", "results.csv", "bench.json", "train.json")  # or what they are not to take for one
 
 
 class Hang(BaseException):
@@ -71,14 +83,13 @@ class Watch:
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.on:
             return
-        if event in FORBIDDEN or (event == "open" and CANARY in str(arguments[0])):
+        if event in FORBIDDEN or (event.startswith(LOOKING) and arguments and CANARY in str(arguments[0])):
             self.seen.append(f"{event} {str(arguments[:2])[:200]}")
 
 
 def commands(kind: str) -> tuple[str, ...]:
-    """Command lines for a kind of file; what is no record is given to the readers of records all the same."""
-    own = COMMANDS.get(kind, ())
-    return own if kind in FOLDERS or kind.endswith(".toml") else (*COMMANDS["record"], *own)
+    """Command lines for a kind of file."""
+    return (*(COMMANDS["record"] if kind in OF_RECORDS else ()), *COMMANDS.get(kind, ()))
 
 
 @contextlib.contextmanager
@@ -99,6 +110,7 @@ def nothing_measured() -> Iterator[None]:
 
     found = environment.detect(with_torch=True)
     with (
+        mock.patch("convbench.train.session.Session.run", lambda *_: False),
         mock.patch.object(run_command, "_go", lambda plan, record, journal, *_: (record, journal.path.parent, True)),
         mock.patch("convbench.run.execute", rows_only),
         mock.patch.object(convbench.gate.driver, "go", lambda *_: False),
@@ -110,9 +122,11 @@ def nothing_measured() -> Iterator[None]:
 class Study:
     """Runs inputs in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kinds: Collection[str] = ()) -> None:
         self.folder, self.watch, self.outcomes = folder, Watch(), Counter[int]()
         self.files = originals()
+        self.kinds = sorted(kinds or self.files)
+        assert self.files.keys() >= set(self.kinds), f"the kinds are {', '.join(self.files)}"
         self.case = re.search(rb'"case":"(.*?)"', self.files["run.json"])[1].decode()  # type: ignore[index]
         for name, data in self.files.items():
             (folder / f"good-{name}").write_bytes(data)
@@ -120,7 +134,7 @@ class Study:
 
     def inputs(self) -> st.SearchStrategy[tuple[str, str, bytes]]:
         """(kind, command line, content)."""
-        return st.sampled_from(sorted(self.files)).flatmap(
+        return st.sampled_from(self.kinds).flatmap(
             lambda kind: st.tuples(st.just(kind), st.sampled_from(commands(kind)), mutated(kind, self.files[kind]))
         )
 
@@ -138,7 +152,7 @@ class Study:
             folder, out = Path(name) / "in", Path(name) / "out"
             folder.mkdir(), out.mkdir()
             (folder / kind).write_bytes(data)
-            good = self.folder / ("good-results.csv" if kind.endswith(".csv") else "good-run.json")
+            good = self.folder / f"good-{kind if kind in ('results.csv', 'profile.json') else 'run.json'}"
             values = {"file": folder / kind, "good": good, "out": out, "folder": folder, "case": self.case}
             words = [word.format(**values) for word in command.split(" ")]
             code, stdout, stderr, trouble = self._run(words)
@@ -233,12 +247,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=[], help="such as profile.json; all without")
     parser.add_argument("--keep", type=Path, help="folder for inputs with a finding")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, hang)
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name, nothing_measured():
-        study = Study(Path(name))
+        study = Study(Path(name), options.kinds)
         study.learn()
         gc.freeze()
         study.outcomes.clear()

@@ -116,7 +116,7 @@ def run(options: argparse.Namespace, device: str) -> Record:
     plan = Plan([c for stage in found for c in stage.cases], kernels, Policy(0.01, options.max_time), threads)
     journal = Journal(options.out)
     journal.claim()
-    record = begin(plan, {"study": "gpu", "threads": threads, "policy": plan.policy, "seed": 0}, quick=True)
+    record = begin(plan, {"study": "gpu", "threads": threads, "policy": plan.policy, "seed": plan.seed}, quick=True)
     journal.start(Header(record=record, cases=plan.cases, implementations=[i.name for i in kernels], policy=plan.policy,
                          threads=threads, seed=0))  # fmt: skip
     first, over = 0, lambda: monotonic() > end

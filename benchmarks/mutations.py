@@ -1,6 +1,7 @@
 """Real files of every kind that convbench reads, and hypothesis strategies that damage them: used by fuzz_study.py.
 
-A mutation knows the structure: it puts hostile values in place of values, drops, renames, repeats and swaps parts, and
+The user's own pictures are damaged in tests/convbench/train/test_data.py, what kernels remember in
+tests/kernels/test_tuning.py. A mutation knows the structure: it puts hostile values in place of values, drops, renames, repeats and swaps parts, and
 then may damage the bytes. What JSON or TOML has no value for (1e400, NaN, a hundred thousand brackets) goes in as text.
 """
 
@@ -10,6 +11,7 @@ import csv
 import io
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,14 @@ from convbench.journal import Entry, Header
 from convbench.measure import Policy
 from convbench.pytest_json import to_pytest_benchmark
 from convbench.records import spec_of
-from convbench.results import Record, load, to_csv
+from convbench.results import Record, RecordedRow, load, to_csv
 from convbench.suites import builtin, to_toml
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "reports/amd-epyc-f26m2-2c/2026-11-26_115528/run.json"
 TRAINED = ROOT / "reports/intel-xeon-f6m207-2c/train_segment/train.json"
 CANARY = "/tmp/convbench-canary"  # a path that no command may open because a file says so
+FORMS = ("dense", "separable")
 SAMPLES = 31  # kept of each cell: enough for an interval of batches
 
 TEXTS = (
@@ -51,7 +54,8 @@ JSON_TOKENS = (
 TOML_TOKENS = (
     "nan", "-inf", "1e400", "0", "-1", "1", "3", "true", "[]", "{}", "0xffffffffffffffffff", "9" * 5000, "1.5",
     "2026-01-01", "07:32:00", "[" * 3000 + "]" * 3000, "{a=" * 500 + "1" + "}" * 500, "[1, 2]", "[1, 3, 8, 8]",
-    "[1, 99999999, 99999999, 9]", "4611686018427387904", '"depthwise"', '"conv_transpose2d"', "'''a\nb'''",
+    "[1, 99999999, 99999999, 9]", "[1, 1, 549755813888, 1]", "[274877906944, 1]", "4611686018427387904", "9" * 20,
+    '"depthwise"', '"conv_transpose2d"', "'''a\nb'''",
 )  # fmt: skip
 CSV_CELLS = ("", "NaN", "inf", "1e400", "-1", "0", "1", "9" * 5000, "1_000", " 1", "0x10", '"', "a,b", "'=1",
              "W" * 140_000)  # fmt: skip
@@ -66,27 +70,85 @@ texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12))
 
 def originals() -> dict[str, bytes]:
     """Kind -> a file of it as convbench writes it, made of a published run."""
-    record = _short(load(PUBLISHED))
+    whole = load(PUBLISHED)
+    record = _short(whole)
     trained = json.loads(TRAINED.read_bytes())
     trained["examples"] = []
     toml = to_toml(builtin("default")) + to_toml(builtin("resnet50")).partition("[[other]]")[2]
     return {
         "run.json": msgspec.json.encode(record),
+        "separable.json": msgspec.json.encode(_separable(whole)),
         "results.csv": to_csv(record.rows).encode(),
         "bench.json": msgspec.json.encode(to_pytest_benchmark(record)),
         "journal.jsonl": _journal(record),
         "gate.jsonl": _gate(record),
         "suite.toml": toml.encode(),
+        "network.toml": to_toml(builtin("resnet50")).encode(),
         "train.json": json.dumps(trained).encode(),
+        "checkpoint.pt": _checkpoint(),
+        "profile.json": _profile(record),
     }
 
 
 def _short(record: Record) -> Record:
     layers = list(dict.fromkeys(row.case for row in record.rows))[:2]
-    rows = [row for row in record.rows if row.case in layers][:6]
-    for row in rows:
-        row.samples_s, row.rounds = row.samples_s[:SAMPLES], row.rounds[:SAMPLES]
-    return msgspec.structs.replace(record, rows=rows)
+    return _with(record, [row for row in record.rows if row.case in layers][:6])
+
+
+def _separable(record: Record) -> Record:
+    """A dense layer and the separable pair in its place."""
+    return _with(record, [row for row in record.rows if row.case.startswith("mobilenet_v1.block8")])
+
+
+def _with(record: Record, rows: list[RecordedRow]) -> Record:
+    fewer = [msgspec.structs.replace(r, samples_s=r.samples_s[:SAMPLES], rounds=r.rounds[:SAMPLES]) for r in rows]
+    return msgspec.structs.replace(record, rows=fewer)
+
+
+def _profile(record: Record) -> bytes:
+    from convbench.profile import model
+    from convbench.profile.export import document
+
+    timed = [row for row in record.rows if row.median_s]
+    rows = [
+        msgspec.convert(
+            msgspec.to_builtins(row) | {"calls": 1, "step_s": row.median_s, "share": 0.5, "intensity": 9.0,
+                                        "isolated_s": row.median_s, "best_implementation": row.implementation},
+            model.LayerRow,
+        )
+        for row in timed
+    ]  # fmt: skip
+    step = model.Step(
+        model="resnet", device="cpu", passes="forward", threads=2, median_s=0.1, ci_low_s=0.09, ci_high_s=0.11,
+        eager_s=0.1, samples=9, watched_s=0.1, distortion=1.0, convolutions_s=0.05, convolutions_share=0.5,
+        operators=[model.OtherOperator(operator="relu", calls=1, step_s=0.01, share=0.1)],
+    )  # fmt: skip
+    advice = model.Advice(topic="kernels", text="swap them", layers=[rows[0].case], gain=1.1)
+    found = model.Profile(
+        run_id=record.run_id, machine=record.machine, started=record.started, environment=record.environment,
+        convbench_version=record.convbench_version, settings={"threads": 2}, step=step, advice=[advice],
+        variants=[model.Variant(name="kernels", speedup=1.1)], peaks=record.peaks, warnings=["busy"], rows=rows,
+        isolated=timed[:1],
+    )  # fmt: skip
+    return msgspec.json.encode(document(found))
+
+
+def _checkpoint() -> bytes:
+    """Of two variants after a step."""
+    from convbench.train import data
+    from convbench.train.session import CHECKPOINT, Session
+    from convbench.train.settings import Settings, Variant
+
+    settings = Settings(
+        task="classify", data="digits", variants=tuple(Variant("classifier", form, "torch.aten") for form in FORMS),
+        epochs=2, batch=64, loss="cross-entropy", optimizer="adam", learning_rate=0.01, momentum=0.9, weight_decay=0.0,
+        schedule="onecycle", augment=("shift",), seed=0, threads=1, device="cpu", target=0.9, arguments={"width": 4},
+    )  # fmt: skip
+    session = Session(settings, data.load(settings.data, settings.task))
+    session._step()
+    with tempfile.TemporaryDirectory() as folder:
+        session.save(Path(folder))
+        return (Path(folder) / CHECKPOINT).read_bytes()
 
 
 def _journal(record: Record) -> bytes:
@@ -122,7 +184,8 @@ def _gate(record: Record) -> bytes:
 @st.composite
 def mutated(draw: Any, kind: str, original: bytes) -> bytes:
     """The file with one to three things wrong with it, and now and then damaged bytes."""
-    change = {".csv": csv_changed, ".toml": toml_changed, ".jsonl": lines_changed}.get(Path(kind).suffix, json_changed)
+    changes = {".csv": csv_changed, ".toml": toml_changed, ".jsonl": lines_changed, ".pt": checkpoint_changed}
+    change = changes.get(Path(kind).suffix, json_changed)
     data = original
     for _ in range(draw(st.sampled_from((1, 1, 2, 3)))):
         data = draw(change(data)) if len(data) < 1_000_000 else data
@@ -188,6 +251,22 @@ def lines_changed(draw: Any, data: bytes) -> bytes:
         for _ in range({"drop": 0, "move": 1, "repeat": 2}[what]):
             lines.insert(draw(st.integers(0, len(lines))), line)
     return b"\n".join(lines) + b"\n"
+
+
+@st.composite
+def checkpoint_changed(draw: Any, data: bytes) -> bytes:
+    """What is plain data in it changed, the tensors left."""
+    import torch
+
+    try:
+        state = torch.load(io.BytesIO(data), weights_only=True)
+        plain = {name: state[name] for name in ("schema_version", "settings", "done", "histories")}
+        state |= json.loads(draw(json_changed(json.dumps(plain).encode())))
+    except Exception:  # damaged before, or no JSON
+        return draw(bytes_changed(data))
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 @st.composite

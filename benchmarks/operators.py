@@ -62,7 +62,7 @@ def run(study: str, cases: list[planning.Case], names: Iterable[str], threads: i
     """Verify and time the cases on these implementations; an interrupt leaves what is finished."""
     implementations = [registry().implementations[name] for name in names]
     plan, before = Plan(cases, implementations, Policy(max_time_s=max_time_s), threads), snapshot()
-    record = begin(plan, {"study": study, "threads": threads, "policy": plan.policy})
+    record = begin(plan, {"study": study, "threads": threads, "policy": plan.policy, "seed": plan.seed})
     try:
         with live(plan) as progress:
             execute(plan, record, progress)

@@ -31,6 +31,7 @@ def read_limited(path: Path, advice: str) -> bytes:
 
     advice  what to give in its place
     """
+    check_kind(path, advice)
     try:
         with path.open("rb") as file:  # not by its size: a device or a pipe has none
             data = file.read(LARGEST_BYTES + 1)
@@ -42,6 +43,12 @@ def read_limited(path: Path, advice: str) -> bytes:
     if values > MOST_VALUES:
         raise InputError(f"{path}: {values:,} values, more than the {MOST_VALUES:,} of the largest run; {advice}")
     return data
+
+
+def check_kind(path: Path, advice: str) -> None:
+    """Raises InputError for a pipe or a device, which might be waited for, but below /dev, where a shell puts them."""
+    if path.exists() and not (path.is_file() or path.is_dir() or path.parts[:2] == ("/", "dev")):
+        raise InputError(f"{path}: is no regular file; {advice}")
 
 
 def check_rows(path: Path, count: int) -> None:

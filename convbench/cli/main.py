@@ -19,6 +19,8 @@ COMMANDS = (
     "run", "repro", "list", "machine", "count", "verify", "savings", "profile", "train", "report", "compare", "history",
     "check", "ab",
 )  # fmt: skip
+USERS_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR,
+                errno.ELOOP)  # fmt: skip  # of files, wherever they are met
 
 
 class LazyGroup(click.Group):
@@ -86,7 +88,7 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing to say
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EDQUOT):
+        if error.errno not in USERS_ERRORS:
             raise
         return _complain(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
 

@@ -67,7 +67,10 @@ def _rows(path: Path, record: Record, name: str, wanted: dict[str, str], impl: s
 
     named = [row for row in record.rows if name in (row.case, f"{row.suite}/{row.case}")]
     rows = [row for row in named if all(getattr(row, field) == value for field, value in wanted.items())]
-    found = list(dict.fromkeys(str(_case(row)) for row in rows))
+    try:
+        found = list(dict.fromkeys(str(_case(row)) for row in rows))
+    except InputError as error:  # of a convolution that cannot be
+        raise InputError(f"{path}: {error}; give the run.json as it was written") from None
     if not found:
         raise InputError(f"{path}: holds no case {' '.join((name, *wanted.values()))}; name one of its layers")
     if len(found) > 1:
@@ -112,7 +115,8 @@ def _settings(path: Path, old: Record) -> dict[str, Any]:
 
     missing = [name for name in NEEDED if name not in old.settings]
     if missing:
-        raise InputError(f"{path}: does not say its {', '.join(missing)}; give the run.json of a `convbench run`")
+        raise InputError(f"{path}: does not say its {', '.join(missing)}; give the run.json of a `convbench run`, or "
+                         "repeat the study that wrote this one: it will say so then")  # fmt: skip
     kinds = {"seed": int, "threads": int, "policy": Policy, "isolated": frozenset[str]}
     try:
         return {name: msgspec.convert(old.settings.get(name, []), kind) for name, kind in kinds.items()}

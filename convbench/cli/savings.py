@@ -45,7 +45,10 @@ def command(selection: Selection, record: Path | None, threads: int | None, max_
     from convbench.savings import analyse
 
     run = _chosen(load(record), selection) if record else _measure(selection, threads, max_time)
-    savings = analyse(run)
+    try:
+        savings = analyse(run)
+    except InputError as error:  # of a convolution that cannot be
+        raise InputError(f"{record}: {error}; give the file as it was written") from None
     if not savings:
         raise InputError(
             f"{record or 'this selection'}: no dense layer together with its separable pair; "

@@ -126,9 +126,11 @@ def command(task: str | None, resume: Path | None, out: Path | None, as_json: bo
 
     state, stored = None, None
     if resume:
+        from convbench.plan import select_devices
         from convbench.train.session import load
 
         stored, state = load(resume)
+        select_devices([stored.device])  # it may have begun on another machine
     threads = prepare(_threads(stored.threads if stored else options["threads"]))
     keep_freed_memory()
     settings = stored or _settings(str(task), threads, options)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from convbench.results import Environment
+from convbench.untrusted import shortened
 
 SECTIONS = ("cpu", "memory", "gpu", "system", "versions", "variables", "load")
 
@@ -44,6 +45,7 @@ MATTERS: dict[str, str] = {
 IGNORED = ("load *", "memory available_bytes", "cpu mhz_now", "settings selection *", "settings seed", "settings quick",
            "settings full", "versions convbench", "system thread_pools *", "gpu *temperature*", "gpu *clock_now*",
            "gpu *used*", "gpu *power*")  # fmt: skip
+MOST_FACTS = 10_000  # of one record: each is held against every name above
 
 
 class Recorded(Protocol):
@@ -75,14 +77,14 @@ def facts(record: Recorded) -> dict[str, Any]:
 
 
 def flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
-    """Add a value to ``flat``, what is inside it under its own name; what is empty is left out."""
+    """Add a value to ``flat``, what is inside it under its own name; what is empty, or one too many, is left out."""
     if isinstance(value, dict):
         for key, item in value.items():
-            flatten(f"{name} {key}", item, flat)
+            flatten(shortened(f"{name} {key}"), item, flat)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for i, item in enumerate(value):
             flatten(f"{name} {i}", item, flat)
-    elif value not in (None, "", []):
+    elif value not in (None, "", []) and len(flat) < MOST_FACTS:
         flat[name] = value
 
 

@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in files if name not in ("__init__", "blocks")))
 
 
-def load(spec: str, **offered: Any) -> tuple[Module, Any]:
+def load(spec: str, /, **offered: Any) -> tuple[Module, Any]:
     """(the model that ``spec`` names, the INPUT it is for, None where it says none). Runs the model's own code.
 
     ``spec`` is a built-in name, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a function that returns a

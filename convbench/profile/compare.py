@@ -22,7 +22,7 @@ from convbench.ratios import Score, quotient, score
 from convbench.records import spec_of
 from convbench.results import check_version
 from convbench.spec import PASSES
-from convbench.untrusted import DECODE_ERRORS, read_limited
+from convbench.untrusted import DECODE_ERRORS, check_rows, read_limited
 
 FILE = "profile.json"
 HEAD_BYTES = 200  # the document says its command at the beginning
@@ -124,9 +124,16 @@ def compare(arguments: Sequence[str]) -> list[Against]:
     if len(arguments) < 2:
         raise InputError(f"one profile to compare, {arguments[0]}; give the one before and the one after")
     paths = [path for argument in arguments if (path := _file(Path(argument)))]
-    sides = [Side(label, path, profile, _rows(profile.rows))
-             for label, path, profile in zip(_labels(paths), paths, map(load, paths), strict=True)]  # fmt: skip
+    sides = [_side(label, path) for label, path in zip(_labels(paths), paths, strict=True)]
     return [Against(sides[0], side) for side in sides[1:]]
+
+
+def _side(label: str, path: Path) -> Side:
+    profile = load(path)
+    try:
+        return Side(label, path, profile, _rows(profile.rows))
+    except InputError as error:  # of a convolution that cannot be
+        raise InputError(f"{path}: {error}; profile it again") from None
 
 
 def load(path: Path) -> Profile:
@@ -134,15 +141,19 @@ def load(path: Path) -> Profile:
     data = read_limited(path, f"give the {FILE} of `convbench profile --out DIR`")
     check_version(path, data)  # of a newer one anything may have changed
     try:
-        return msgspec.json.decode(data, type=Profile)
+        found = msgspec.json.decode(data, type=Profile)
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a profile that this convbench reads: {reason}; profile it again") from None
+    check_rows(path, len(found.rows))
+    return found
 
 
 def _file(argument: Path) -> Path | None:
     """The profile that an argument names; None where it names none."""
     path = argument / FILE if argument.is_dir() else argument
+    if not path.is_file():  # of a pipe a look would take the beginning
+        return None
     try:
         with path.open("rb") as file:
             return path if re.search(rb'"command":\s*"profile"', file.read(HEAD_BYTES)) else None
@@ -160,12 +171,11 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 def _rows(rows: Iterable[LayerRow]) -> dict[Key, LayerRow]:
     """By module, pass and shape; a module with two rows of one shape, in two types say, keeps both in their order."""
-    found: dict[Key, LayerRow] = {}
+    found, seen = dict[Key, LayerRow](), Counter[Key]()
     for row in rows:
-        key, number = (row.case, row.pass_, spec_of(row)), 0
-        while (*key, number) in found:
-            number += 1
-        found[*key, number] = row
+        key = (row.case, row.pass_, spec_of(row))
+        found[*key, seen[key]] = row
+        seen[key] += 1
     return found
 
 

@@ -14,7 +14,7 @@ from convbench.records import SHAPE
 from convbench.report.compared import Columns, Table
 from convbench.report.markdown import escape, table
 from convbench.report.tables import value_text
-from convbench.report.text import engineering, interval, percent, seconds, shape, times
+from convbench.report.text import LONGEST_LIST, engineering, interval, percent, seconds, shape, times
 
 _BOTH = ("dtype", "layout", "calls", "median_s", "step_s", "share", "roofline_fraction", "bound", "isolated_s",
          "best_implementation", "best_s")  # fmt: skip
@@ -82,7 +82,7 @@ def tables(found: Sequence[Against]) -> list[Table]:
 def notices(found: Sequence[Against]) -> list[str]:
     """What to know before believing a ratio, one line each."""
     base = found[0].baseline
-    lines = [f"{side.label}: {warning}" for side in sides(found) for warning in side.profile.warnings]
+    lines = [f"{side.label}: {warning}" for side in sides(found) for warning in side.profile.warnings[:LONGEST_LIST]]
     for against in found:
         a, b, who = base.profile.step, against.side.profile.step, against.side.label
         if a.model != b.model:

@@ -73,7 +73,7 @@ class LayerRow(Struct, kw_only=True):
     median_s: Annotated[Time, about("median time of one call inside the model", "s")]
     ci_low_s: Time | None = None
     ci_high_s: Time | None = None
-    step_s: Annotated[Duration, about("median time of all its calls in a step", "s")]
+    step_s: Annotated[Time, about("median time of all its calls in a step", "s")]
     share: Annotated[NotNegative, about("step_s over the time of an eager step that nobody watches")]
     gflops: Rate
     gbytes_per_s: Rate

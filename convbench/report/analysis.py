@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 from statistics import median
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from convbench import ratios
 from convbench.measure import Interval
 from convbench.records import WORK
+from convbench.report.text import LONGEST_LIST
 from convbench.results import FAILED_STATUSES, Record, RecordedRow
 from convbench.spec import KINDS
 
@@ -243,7 +245,7 @@ def notices(record: Record) -> list[Notice]:
     found = []
     if not record.complete:
         found.append(Notice("This run is not complete", "go on with convbench run --resume FOLDER"))
-    for text in record.warnings:
+    for text in record.warnings[:LONGEST_LIST]:
         title, _, advice = text.partition(": ")
         found.append(Notice(title, advice))
     remarks: dict[str, list[str]] = defaultdict(list)
@@ -260,6 +262,6 @@ def notices(record: Record) -> list[Notice]:
         )
         title = f"{len(items)} of {len(record.rows)} cells: medians and paired speed-up disagree"
         found.append(Notice(title, advice, which=items))
-    for family, reason in record.unavailable.items():
+    for family, reason in islice(record.unavailable.items(), LONGEST_LIST):
         found.append(Notice(f"Unavailable: {family}", reason, "info"))
     return found

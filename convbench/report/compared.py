@@ -13,7 +13,7 @@ from convbench.compare.sides import Side
 from convbench.measure import Interval
 from convbench.ratios import Score, verdict
 from convbench.report.tables import value_text
-from convbench.report.text import engineering, significant
+from convbench.report.text import LONGEST_LIST, engineering, significant
 
 MANY = 6  # sides: from here on tables that have a column or a block for each are left to the page
 MOST_CASES = 60
@@ -55,7 +55,7 @@ def notices(comparison: Comparison, refused: Sequence[str] = ()) -> list[str]:
             found.append(
                 who + f"{side.repeated} cells left out: the same convolution under another name, measured again"
             )
-        found += [who + warning for warning in side.record.warnings]
+        found += [who + warning for warning in side.record.warnings[:LONGEST_LIST]]
     if len({(side.record.run_id, side.device) for side in comparison.sides}) < len(runs):
         found.append("the same run is here more than once: its ratios to itself are 1 by construction")
     if not comparison.others or not any(comparison.pairs(other) for other in comparison.others):

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from convbench.measure import Interval, series_interval
 from convbench.registry import REFERENCE
-from convbench.results import Environment, about
+from convbench.results import Duration, Environment, Positive, Whole, about
 from convbench.train.settings import Settings, Variant
 
 SCHEMA_VERSION = 1
@@ -26,9 +26,9 @@ PHASES = ("data", "forward", "backward", "optimizer")
 class Evaluation(Struct):
     """One look at the test images: after so many steps; rows of the matrix are true classes, columns predicted."""
 
-    step: int
+    step: Whole
     metric: float
-    confusion: list[list[int]]
+    confusion: list[list[Whole]]
 
 
 class Computed(Struct, frozen=True):
@@ -38,26 +38,26 @@ class Computed(Struct, frozen=True):
     pass_: str = field(name="pass")
     by: str
     fallback: bool
-    count: int
+    count: Whole
 
 
 class History(Struct):
     """One variant as it went: a value a step, an evaluation an epoch, and what computed its convolutions."""
 
     variant: Variant
-    params: int
-    macs: int | None
+    params: Positive
+    macs: Whole | None
     status: Status = "ok"
     detail: str = ""
     losses: list[float] = []
-    data_s: list[float] = []
-    forward_s: list[float] = []
-    backward_s: list[float] = []
-    optimizer_s: list[float] = []
-    inference_s: list[float] = []
+    data_s: list[Duration] = []
+    forward_s: list[Duration] = []
+    backward_s: list[Duration] = []
+    optimizer_s: list[Duration] = []
+    inference_s: list[Duration] = []
     evaluations: list[Evaluation] = []
-    convolution_s: float | None = None
-    held_bytes: int | None = None
+    convolution_s: Duration | None = None
+    held_bytes: Whole | None = None
     alone_s: float | None = None
     ran: list[Computed] = []
 

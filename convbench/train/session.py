@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -24,10 +25,10 @@ from convbench.train.augment import augmented
 from convbench.train.data import Data, Split
 from convbench.train.inside import look_into
 from convbench.train.parallel import Group, shared
-from convbench.train.result import PROFILED, SCHEMA_VERSION, History
+from convbench.train.result import PHASES, PROFILED, SCHEMA_VERSION, History
 from convbench.train.settings import Settings
 from convbench.train.trainer import Trainer
-from convbench.untrusted import one_line
+from convbench.untrusted import check_kind, one_line
 
 Tensor = torch.Tensor
 
@@ -157,22 +158,37 @@ class Session:
         """Go on from what ``load`` read. Raises InputError where it does not fit its own settings."""
         try:
             for trainer, own, history in zip(self.trainers, state["variants"], state["histories"], strict=True):
-                trainer.restore(own, msgspec.convert(history, History))
+                trainer.restore(own, self._fitting(msgspec.convert(history, History), trainer))
             self.done = msgspec.convert(state["done"], Annotated[int, Meta(ge=0, le=self.total)])
         except Exception as error:  # torch's own are of many kinds
             raise InputError(
                 f"{CHECKPOINT}: does not fit its own settings: {one_line(repr(error))[:120]}; start a new training"
             ) from None
 
+    def _fitting(self, history: History, trainer: Trainer) -> History:
+        """The history, if it can be that variant's on these data. Raises ValueError."""
+        steps = {len(values) for values in (history.losses, *(getattr(history, f"{phase}_s") for phase in PHASES))}
+        sides = {len(line) for found in history.evaluations for line in (found.confusion, *found.confusion)}
+        if history.variant != trainer.variant or len(steps) > 1 or sides - {len(self.data.classes)}:
+            raise ValueError("the history of something else")
+        return history
+
 
 def load(folder: Path) -> tuple[Settings, dict[str, Any]]:
-    """(settings, state) of a folder's checkpoint; it is data, no code of it runs. Raises InputError naming the file."""
-    path = folder / CHECKPOINT
+    """(settings, state) of a folder's checkpoint; it is data, no code of it runs. Raises InputError naming the file.
+
+    It takes no more memory than the file: torch packs nothing, so what is packed is not torch's.
+    """
+    path, advice = folder / CHECKPOINT, "--resume takes the folder of an interrupted training"
+    check_kind(path, advice)
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("larger inside than outside")
         state = torch.load(path, weights_only=True, map_location="cpu")
         return msgspec.convert(state["settings"], Settings), state
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; --resume takes the folder of an interrupted training") from None
+        raise InputError(f"{path}: {error.strerror}; {advice}") from None
     except Exception as error:
         raise InputError(
             f"{path}: no checkpoint of convbench train: {' '.join(str(error).split())[:120]}; start a new training"

@@ -12,6 +12,7 @@ Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
 Schedule = Literal["constant", "cosine", "onecycle"]
 Form = Literal["dense", "separable", "as_is"]
 Augmentation = Literal["flip", "shift", "crop", "rotate", "noise"]
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
 
 
 class Variant(Struct, frozen=True):
@@ -39,17 +40,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     task: Task
     data: str
     variants: tuple[Variant, ...]
-    epochs: Annotated[int, Meta(ge=1)]
-    batch: Annotated[int, Meta(ge=1)]
+    epochs: Count
+    batch: Count
     loss: Loss
     optimizer: Optimizer
-    learning_rate: float
-    momentum: float
-    weight_decay: float
+    learning_rate: Annotated[float, Meta(gt=0, lt=1e9)]
+    momentum: Annotated[float, Meta(ge=0, lt=1)]
+    weight_decay: Annotated[float, Meta(ge=0, lt=1e9)]
     schedule: Schedule
     augment: tuple[Augmentation, ...]
-    seed: int
-    threads: int
+    seed: Annotated[int, Meta(ge=0, lt=2**63)]
+    threads: Count
     device: str
     target: float
     arguments: dict[str, Any] = {}
