@@ -1,8 +1,8 @@
 """Real files of every kind that convbench reads, and hypothesis strategies that damage them: used by fuzz_study.py.
 
-The user's own pictures are damaged in tests/convbench/train/test_data.py, what kernels remember in
-tests/kernels/test_tuning.py. A mutation knows the structure: it puts hostile values in place of values, drops, renames, repeats and swaps parts, and
-then may damage the bytes. What JSON or TOML has no value for (1e400, NaN, a hundred thousand brackets) goes in as text.
+A mutation knows the structure: it puts hostile values in place of values, drops, renames, repeats and swaps parts, and
+then may damage the bytes. Pictures are damaged in tests/convbench/train/test_data.py, what kernels remember in
+tests/kernels/test_tuning.py. What JSON or TOML has no value for (1e400, NaN, a hundred thousand brackets) goes in as text.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from convbench.machine.cgroup import quota_cpus
 # calls the threads still find each other awake.
 SPIN_COUNT = "10000"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+TUNE = "CONVBENCH_TUNE"
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc malloc.h
 _KEEP_ALL = 2**31 - 1
@@ -69,6 +70,15 @@ def prepare(threads: int | None) -> int:
             raise InputError(f"--threads {threads}: Numba began with {most} in this process; start a new one")
         sys.modules["numba"].set_num_threads(threads)
     return threads
+
+
+def tune_kernels(wanted: bool) -> None:
+    """Whether numba.auto tries its kernels on a case that it does not know; workers and jobs hear of it too."""
+    os.environ[TUNE] = "1" if wanted else ""
+
+
+def tuning() -> bool:
+    return bool(os.environ.get(TUNE))
 
 
 @contextmanager

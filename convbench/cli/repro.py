@@ -89,10 +89,11 @@ def _case(row: RecordedRow) -> Case:
 
 def _repeat(path: Path, old: Record) -> Record:
     from convbench.plan import select_devices
-    from convbench.process import keep_freed_memory, prepare
+    from convbench.process import keep_freed_memory, prepare, tune_kernels
 
     settings = _settings(path, old)
     prepare(settings["threads"])
+    tune_kernels(bool(old.settings.get("tune")))
     allocator = keep_freed_memory()
     select_devices([old.rows[0].device])  # refuses one that is not here
     from convbench.cli.progress import live

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Set
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -90,10 +89,11 @@ def command(
     results.csv and report.html under reports/ (or --out DIR).
     """
     from convbench.isolate import Isolated
+    from convbench.process import tune_kernels
 
     begun = perf_counter()
     if tune:
-        os.environ["CONVBENCH_TUNE"] = "1"  # workers and jobs hear of it too
+        tune_kernels(True)
     if resume:
         common.refuse_options(resume)
         with closing(Isolated()) as worker:
@@ -135,7 +135,7 @@ def _start(
 
     common.err().print("Looking at this machine ...", style="dim")
     from convbench.machine.noise import snapshot
-    from convbench.process import keep_freed_memory, prepare
+    from convbench.process import keep_freed_memory, prepare, tuning
 
     threads = prepare(threads)
     allocator, before = keep_freed_memory(), snapshot()
@@ -156,7 +156,7 @@ def _start(
     limits = policy(cells=cells)
     plan = Plan(cases, implementations, limits, threads, seed, frozenset(selection.implementations), isolated)
     settings = {"selection": selection, "quick": quick, "full": full, "threads": threads, "policy": limits,
-                "seed": seed, "allocator": allocator, "isolated": sorted(isolated)}  # fmt: skip
+                "seed": seed, "allocator": allocator, "isolated": sorted(isolated), "tune": tuning()}  # fmt: skip
     if selection.implementations:
         _name_idle(plan)
     Journal(out or RUNS).claim()
@@ -189,7 +189,7 @@ def _name_idle(plan: Plan) -> None:
 def _resume(folder: Path, worker: Isolated) -> tuple[Record, Path, bool]:
     from convbench.journal import Journal
     from convbench.machine.noise import snapshot
-    from convbench.process import keep_freed_memory, prepare
+    from convbench.process import keep_freed_memory, prepare, tune_kernels
     from convbench.results import load
     from convbench.run import Plan, resume
 
@@ -205,6 +205,7 @@ def _resume(folder: Path, worker: Isolated) -> tuple[Record, Path, bool]:
         return record, folder, False
     common.err().print(f"{folder}: {len(done)} of {len(header.cases)} cases are finished, going on", style="dim")
     prepare(header.threads)
+    tune_kernels(bool(record.settings.get("tune")))
     keep_freed_memory()
     before = snapshot()
     _same_conditions(header, folder)

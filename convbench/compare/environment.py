@@ -37,6 +37,7 @@ MATTERS: dict[str, str] = {
     "settings allocator": "outputs are allocated in another way: page faults count on one side only",
     "settings isolated": "kernels ran in a worker process on one side only",
     "settings policy *": "sampled to another precision",
+    "settings tune": "numba.auto tried its kernels on one side only",
     "variables *": "",
     "convbench_version": "kernels and measuring may have changed",
     "git_revision": "kernels and measuring may have changed",

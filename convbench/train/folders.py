@@ -9,6 +9,7 @@ All images are resized to the size of the first, which is cut to multiples of 16
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ import torch
 from convbench.errors import InputError
 from convbench.train.data import SPLIT_SEED, TEST_SHARE, Data, Split, labelled, needed
 from convbench.train.settings import Task
+from convbench.untrusted import one_line
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # whatever a file is called: others start programs
+MOST_PIXELS = 2**25  # of one image: a file of a few kilobytes can hold any number
 LARGEST_BYTES = 8 * 2**30  # of all images as float32: they are held in memory
 MULTIPLE = 16
 MOST_CLASSES = 1000
@@ -142,7 +146,9 @@ def _read_masks(pairs: Sequence[tuple[Path, Path]], size: tuple[int, int, int]) 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"--data {folder}: no such folder; segmentation takes images/ and masks/, see the README")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+    found = sorted(  # files alone: a pipe would be waited for
+        p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".") and p.is_file()
+    )
     if not found:
         raise InputError(f"--data {folder}: no image in it; expected files that end in {', '.join(sorted(ENDINGS))}")
     return found
@@ -168,20 +174,27 @@ def _read(files: Sequence[Path], size: tuple[int, int, int]) -> torch.Tensor:
             if picture.mode in ("I", "F"):
                 raise InputError(f"--data {file}: mode {picture.mode} has no known range; save it with 8 or 16 bits")
             deep = picture.mode.startswith("I;16")  # Pillow would cut it off at 255
-            shown = picture.convert("F" if deep else "L" if channels == 1 else "RGB").resize((width, height))
+            try:
+                shown = picture.convert("F" if deep else "L" if channels == 1 else "RGB").resize((width, height))
+            except ValueError:
+                raise InputError(f"--data {file}: mode {picture.mode}; save it as grey or RGB") from None
             values = np.asarray(shown, dtype=np.float32) / (65535 if deep else 255)
             pixels.append(np.broadcast_to(values.reshape(height, width, -1), (height, width, channels)))
     return torch.from_numpy(np.stack(pixels)).movedim(-1, 1).contiguous()
 
 
 def opened(file: Path) -> Any:
-    """The image, decoded. Raises InputError for one that is broken or larger than Pillow thinks safe."""
+    """The image, decoded. Raises InputError for one that is broken or has more than MOST_PIXELS."""
     image = needed("PIL.Image", "pillow")
     try:
-        picture = image.open(file)
-        picture.load()
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        raise InputError(f"--data {file}: no readable image: {error}; repair it or take it out") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd inside: it is decoded, or it is not
+            picture = image.open(file, formats=FORMATS)
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"{_by(picture.size)} pixels, more than {MOST_PIXELS:,}")
+            picture.load()
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        raise InputError(f"--data {file}: no readable image: {one_line(str(error))}; mend it or take it out") from None
     return picture
 
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from platformdirs import user_cache_dir
 
 CACHE_VARIABLE = "CONVBENCH_CACHE_DIR"
+LARGEST_BYTES = 2**24  # of some 200 bytes an answer, more than anybody asks
 
 
 def cache_base() -> Path:
@@ -32,23 +34,26 @@ class Answers:
     def known(self) -> dict[str, Any]:
         """The answers so far; none where the file is missing or cannot be read, which is said."""
         try:
-            found = json.loads(self.path.read_text())
+            with self.path.open("rb") as file:
+                found = json.loads(file.read(LARGEST_BYTES))  # what is cut off is no JSON
             if isinstance(found, dict) and all(map(self.valid, found.values())):
                 return found
         except OSError:
             return {}
-        except ValueError:  # of JSON, of the encoding
+        except (ValueError, RecursionError):  # of JSON, of the encoding
             pass
         warnings.warn(f"{self.path}: not a file of {self.what}; they are tried again and it is replaced", stacklevel=2)
         return {}
 
     def keep(self, key: str, answer: Any) -> None:
         """Add an answer to those on disk, in one step: two processes may lose an answer, never the file."""
+        answers = json.dumps(self.known() | {key: answer}, indent=0)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(self.known() | {key: answer}, indent=0))
-            new.replace(self.path)
+            with TemporaryDirectory(dir=self.path.parent) as folder:  # of this call alone, and gone whatever happens
+                new = Path(folder, self.path.name)
+                new.write_text(answers)
+                new.replace(self.path)
         except OSError as error:
             text = f"{self.path}: {error.strerror}; {self.what} are tried again in the next process"
             warnings.warn(text, stacklevel=2)

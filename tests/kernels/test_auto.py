@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from convbench.case import Case
 from convbench.cli.main import run as convbench
@@ -69,7 +70,21 @@ def test_a_race_times_all_on_the_same_data():
     assert all(0 < value < 10 for value in seconds.values())
 
 
-def test_an_option_of_run_asks_for_trials(tmp_path, file, monkeypatch):
+def test_a_race_leaves_the_callers_random_numbers_and_heeds_no_default(monkeypatch):
+    rows = {row.name: row for row, _ in auto.TABLE if row.name in NAMES}
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    auto.race(CASE, rows)
+    assert torch.equal(torch.rand(3), wanted)
+    torch.set_default_dtype(torch.float64)
+    try:
+        auto.race(CASE, rows)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_option_of_run_asks_for_trials_and_so_do_resumption_and_repetition(tmp_path, file, monkeypatch):
     suite = tmp_path / "one.toml"
     suite.write_text(
         '[suite]\nname = "one"\ndescription = ""\n[[case]]\nname = "a"\noperator = "conv2d"\n'
@@ -79,3 +94,11 @@ def test_an_option_of_run_asks_for_trials(tmp_path, file, monkeypatch):
     words = ["run", str(suite), "--impl", "numba.auto", "--tune", "--max-time", "0.01", "--out", str(tmp_path / "out")]
     assert convbench(words) == 0
     assert "by trial" in (tmp_path / "out" / "results.csv").read_text()
+    journal = tmp_path / "out" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    for words in (["run", "--resume", str(tmp_path / "out")], ["repro", str(tmp_path / "out"), "a"]):
+        file.unlink()
+        auto._answers.cache_clear()
+        monkeypatch.setenv(auto.TUNE, "")  # as in another process
+        assert convbench(words) == 0
+        assert list(json.loads(file.read_text()).values()), words

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from math import inf
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from convbench_kernels.answers import Answers
+from convbench_kernels.answers import LARGEST_BYTES, Answers
 from convbench_kernels.torch_cuda import tuning
 
 SMALL, LARGE = ({"BM": size, "BN": size, "BK": 32, "num_warps": 4, "num_stages": 3} for size in (64, 128))
@@ -76,13 +79,48 @@ def test_a_device_and_a_version_have_a_file_each(tmp_path):
     assert tuning.version() in tuning.answers("NVIDIA H100").path.name
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1, 2]", '{"a": 3}', '{"a": {"BM": "wide"}}', "\x80\x81"])
+def answers_at_once(path, count):
+    """In processes of their own."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom convbench_kernels.answers import Answers\n"
+        "for n in range(200): Answers(Path(sys.argv[1]), 'block sizes', bool).keep(sys.argv[2] + str(n), n + 1)"
+    )
+    words = [sys.executable, "-W", "error", "-c", script, str(path)]
+    return [subprocess.Popen([*words, str(number)], stderr=subprocess.PIPE, text=True) for number in range(count)]
+
+
+def test_processes_that_answer_at_once_never_leave_half_a_file(tmp_path):
+    path = tmp_path / "fastest.json"
+    processes = answers_at_once(path, 3)
+    while any(process.poll() is None for process in processes):
+        assert not path.exists() or json.loads(path.read_text())
+    assert [process.communicate()[1] for process in processes] == ["", "", ""], "nobody read half a file either"
+    assert len(json.loads(path.read_text())) >= 200
+    assert [p.name for p in tmp_path.iterdir()] == ["fastest.json"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[1, 2]", '{"a": 3}', '{"a": {"BM": "wide"}}', "\x80\x81", '{"a": NaN}', '{"a": ' + "9" * 5000 + "}",
+     "[" * 10**5, '{"a":' * 10**5, '{"a": "' + "W" * LARGEST_BYTES + '"}'],
+    ids=lambda damage: damage[:9],
+)  # fmt: skip
 def test_a_damaged_file_is_said_and_replaced(tmp_path, damage):
     path = tmp_path / "gpu.json"
     path.write_bytes(damage.encode("latin-1"))
     with pytest.warns(UserWarning, match=r"gpu\.json: not a file of block sizes"):
         assert chosen("a", TILES, Times(1.0, 2.0), path) == LARGE
     assert json.loads(path.read_text()) == {"a": LARGE}
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_file_of_answers_or_none(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("answers") / "gpu.json"
+    path.write_bytes(b'{"a": {"BM": 64' + data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert chosen("a", TILES, Times(1.0, 2.0), path) in TILES
+    assert json.loads(path.read_text())["a"] in TILES
 
 
 def test_sizes_that_are_no_longer_offered_are_tried_again(tmp_path):
@@ -95,6 +133,22 @@ def test_sizes_that_cannot_run_are_passed_over_and_none_is_an_error(tmp_path):
     assert chosen("a", TILES, Times(inf, 1.0), tmp_path / "gpu.json") == SMALL
     with pytest.raises(RuntimeError, match="none of 2 block sizes can run: b"):
         chosen("b", TILES, Times(inf, inf), tmp_path / "gpu.json")
+
+
+def test_a_disk_that_is_full_leaves_what_was_there_and_nothing_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "gpu.json"
+    chosen("a", TILES, Times(2.0, 1.0), path)
+
+    def full(self, text):
+        with self.open("w") as file:
+            file.write(text[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.warns(UserWarning, match="No space left on device; block sizes are tried again"):
+        assert chosen("b", TILES, Times(2.0, 1.0), path) == SMALL
+    assert json.loads(path.read_bytes()) == {"a": SMALL}
+    assert [p.name for p in tmp_path.iterdir()] == ["gpu.json"]
 
 
 def test_where_nothing_can_be_written_the_answer_still_counts(tmp_path):

@@ -9,11 +9,13 @@ import sys
 
 import msgspec
 import pytest
+import torch
 
 from benchmarks.screenshot import chromium
 from convbench.cli.main import run
 from convbench.report import render_training
 from convbench.train.result import COLUMNS, Result
+from convbench.train.session import CHECKPOINT
 
 SMALL = ["--data", "digits", "--set", "width=4", "--epochs", "2", "--batch", "256", "--form", "separable"]
 
@@ -68,6 +70,14 @@ def test_the_document_and_going_on_after_the_end(folder, capsys):
     assert [row["steps"] for row in document["rows"]] == [10, 10, 10]
 
 
+def test_a_training_of_a_device_that_is_not_here_is_refused(folder, tmp_path, capsys):
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    state["settings"]["device"] = "cuda:7"
+    torch.save(state, tmp_path / CHECKPOINT)
+    assert run(["train", "--resume", str(tmp_path)]) == 2
+    assert "--device cuda:7" in capsys.readouterr().err
+
+
 def test_an_interrupt_keeps_what_is_trained(tmp_path):
     command = [sys.executable, "-m", "convbench", "train", "classify", *SMALL, "--impl", "torch.aten"]
     command += ["--epochs", "400", "--model", "classifier", "--out", str(tmp_path)]
@@ -95,6 +105,7 @@ def test_an_interrupt_keeps_what_is_trained(tmp_path):
         (["segment", "--data", "digits"], "is for `convbench train classify`"),
         (["classify", "--data", "digits", "--batch", "5000"], "only 1437 training images"),
         (["classify", "--device", "cuda:7"], "--device cuda:7"),
+        (["classify", "--data", "W" * 5000], "File name too long"),
         (["--resume", "nowhere"], "nowhere/checkpoint.pt"),
         (["--resume", "nowhere", "--epochs", "3"], "leave out --epochs"),
     ],

@@ -1,12 +1,18 @@
 """Data: nothing of the test images is trained on; the user's folders, and what is wrong with them in one line."""
 
+import io
+import os
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from convbench.errors import InputError
 from convbench.train import data
+from convbench.train.folders import FORMATS, opened
 
 
 @pytest.mark.parametrize(
@@ -133,6 +139,23 @@ def floating(folder):
     return "classify", "mode F has no known range"
 
 
+def laboratory(folder):
+    classes(folder)
+    Image.new("LAB", (20, 18)).save(folder / "cat" / "0.tiff")
+    return "classify", "mode LAB; save it as grey or RGB"
+
+
+def immense(folder):
+    Image.new("1", (2**13, 2**13)).save(classes(folder) / "cat" / "0.png")
+    return "classify", "8192x8192 pixels, more than 33,554,432"
+
+
+def a_program(folder):
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 18\n%%EndComments\nshowpage\n"
+    (classes(folder) / "cat" / "0.png").write_text(text)
+    return "classify", "cannot identify image file"  # not "Unable to locate Ghostscript"
+
+
 def one_name_twice(folder):
     masks(folder)
     picture(folder / "images" / "0.jpg", (40, 36))
@@ -200,6 +223,9 @@ def black(folder):
     [
         broken_image,
         floating,
+        laboratory,
+        immense,
+        a_program,
         one_name_twice,
         one_class,
         unknown_class,
@@ -218,3 +244,30 @@ def test_what_is_wrong_with_a_folder(make, tmp_path):
     with pytest.raises(InputError, match=expected) as caught:
         data.load(str(tmp_path), task)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path):
+    os.mkfifo(classes(tmp_path) / "cat" / "9.png")
+    assert len(data.load(str(tmp_path), "classify").train.images) == 9
+
+
+def encoded(format_):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(360, dtype=np.uint8).reshape(18, 20)).save(buffer, format_)
+    return buffer.getvalue()
+
+
+IMAGES = {format_: encoded(format_) for format_ in FORMATS}
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(FORMATS), st.floats(0, 1), st.integers(0, 8), st.binary(max_size=8))
+def test_damaged_images_are_read_or_refused_in_one_line(tmp_path_factory, format_, place, gone, more):
+    whole = IMAGES[format_]
+    at = int(place * len(whole))
+    path = tmp_path_factory.mktemp("image") / "a.png"
+    path.write_bytes(whole[:at] + more + whole[at + gone :])
+    try:
+        assert opened(path).size[0] > 0
+    except InputError as error:
+        assert "\n" not in str(error) and str(error).startswith(f"--data {path}: no readable image: ")

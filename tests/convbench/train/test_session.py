@@ -1,5 +1,8 @@
 """Sessions: kernels against torch to rounding, resuming bit for bit, failures that leave the others and the weights."""
 
+import os
+import zipfile
+
 import msgspec
 import pytest
 import torch
@@ -203,7 +206,9 @@ def test_a_checkpoint_is_data_and_a_foreign_file_is_refused(digits, tmp_path):
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("settings", {"batch": 0}), ("settings", None), ("done", -1), ("done", 10**9), ("done", "1"), ("variants", []),
+        ("settings", {"batch": 0}), ("settings", {"learning_rate": -1.0}), ("settings", {"momentum": 2.0}),
+        ("settings", {"seed": -1}), ("settings", {"threads": 0}), ("settings", None),
+        ("done", -1), ("done", 10**9), ("done", "1"), ("variants", []),
         ("variants", [{"model": {}, "optimizer": {}, "schedule": {}}]), ("variants", None), ("histories", [{}]),
     ],
 )  # fmt: skip
@@ -216,6 +221,42 @@ def test_a_damaged_checkpoint_is_one_line(part, value, digits, tmp_path):
     with pytest.raises(InputError, match="start a new training") as caught:
         Session(settings(), digits).restore(load(tmp_path)[1])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"variant": {"model": "unet", "form": "dense", "implementation": "torch.aten"}}, {"losses": [0.1, 0.2]},
+     {"params": 0}, {"forward_s": [-1.0]}, {"evaluations": [{"step": 1, "metric": 0.5, "confusion": [[1, 2], [3]]}]}],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_a_history_that_is_not_of_this_training_is_refused(changed, digits, tmp_path):
+    session = Session(settings(), digits)
+    session._step()
+    session.save(tmp_path)
+    state = load(tmp_path)[1]
+    Session(settings(), digits).restore(state)
+    state["histories"][0] |= changed
+    with pytest.raises(InputError, match="does not fit its own settings"):
+        Session(settings(), digits).restore(state)
+
+
+def test_a_packed_checkpoint_is_refused_before_it_is_unpacked(digits, tmp_path):
+    path = tmp_path / CHECKPOINT
+    torch.save({"settings": {}, "weights": torch.zeros(10**7)}, path)
+    with zipfile.ZipFile(path) as whole:
+        parts = {entry.filename: whole.read(entry) for entry in whole.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
+    assert path.stat().st_size < 10**6
+    with pytest.raises(InputError, match="larger inside than outside"):
+        load(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="is no regular file"):
+        load(tmp_path)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(digits, tmp_path, monkeypatch):
