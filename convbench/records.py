@@ -34,7 +34,7 @@ RUN_JSON, RESULTS_CSV = "run.json", "results.csv"
 SUFFIXES = (".json", ".csv")
 # What other commands write, perhaps beside records: nobody means them by naming a folder.
 OTHERS = {f"{name}{s}" for name in ("ab", "check", "compare", "history", "profile", "train") for s in SUFFIXES}
-OTHERS |= {"trace.json", "torch_trace.json"}
+OTHERS |= {"trace.json", "torch_trace.json", "verify0.json", "verify1.json"}
 _REQUIRED = {info.encode_name for info in msgspec.structs.fields(RecordedRow) if info.required}
 _TEXTS = {column.name for column in COLUMNS if column.type is str} & _REQUIRED  # these may be empty
 _RUN_ID_TIME = "%Y%m%dT%H%M%SZ"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convbench.cli import common
-from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED
+from convbench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_CELLS_FAILED, OutputError
 from convbench.plan import Selection
 
 if TYPE_CHECKING:
@@ -75,7 +75,11 @@ def command(
         make_folder(folder)
     outcome = _profile(model, inputs, passes, device, dtype, autocast, impl, threads, max_time, seed)
     found = outcome.found
-    paths = _write(outcome, out, tensorboard)
+    try:
+        paths = _write(outcome, out, tensorboard)
+    except OutputError:  # what is measured is shown at least
+        _print(found)
+        raise
     if as_json:
         import msgspec
 

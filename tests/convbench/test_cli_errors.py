@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -111,6 +112,13 @@ def test_malformed_toml_names_the_line(text, place, tmp_path, capsys):
         (["count", "vgg16", "--device", "toaster"], "--device toaster"),
         (["report", "no/such/run.json"], "no/such/run.json"),
         (["savings", "--record", "no/such/run.json"], "no/such/run.json"),
+        *(
+            (words.format("W" * 300).split(), "File name too long")
+            for words in (
+                "run {}", "run --resume {}", "count {}", "report {}", "savings --record {}", "compare {} {}", "history {}",
+                "repro {} a", "check {} --baseline a", "ab {} HEAD", "train --resume {}", "train classify --data {}",
+            )
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_path, monkeypatch):
@@ -134,6 +142,18 @@ def test_a_complaint_cannot_drive_the_terminal(capsys):
 def test_help_shows_examples(command, capsys):
     assert run([command, "--help"]) == 0
     assert f"convbench {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [*((name, "--model") for name in ("run", "verify", "count", "savings")), ("profile", "SPEC"), ("train", "--model"),
+     ("train", "--resume"), ("ab", "BASE"), ("ab", "--resume")],
+)  # fmt: skip
+def test_whatever_runs_the_users_code_says_so(command, option, capsys):
+    assert run([command, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert option in shown
+    assert re.search(r"(?i)runs (its|the|that file's) code|code is run", shown[shown.index(option, 40) :])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["count", "--suite", "vgg16"], ["run", "--help"], ["--version"]])

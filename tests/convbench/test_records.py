@@ -58,7 +58,7 @@ def test_a_folder_gives_each_run_once_and_json_before_csv(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "results.csv").write_text(to_csv(ROWS))
     (tmp_path / "c" / "report.html").write_text("<p>")
-    for name in ("compare.csv", "train.json", "ab.json", "trace.json"):  # of other commands
+    for name in ("compare.csv", "train.json", "ab.json", "trace.json", "verify0.json"):  # of other commands
         (tmp_path / "c" / name).write_text("{}")
     stored, refused = read_all(tmp_path)
     assert refused == []

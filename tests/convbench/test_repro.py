@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from benchmarks import operators
+from convbench.case import Case
 from convbench.cli.main import run as convbench
 from convbench.results import load, to_json
+from convbench.run import write_outputs
+from convbench.spec import ConvSpec
 
 SUITE = """[suite]
 name = "tiny"
@@ -59,12 +63,31 @@ def test_what_is_not_one_case_is_refused(folder, words, complaint, capsys):
     assert complaint in capsys.readouterr().err
 
 
+def test_a_case_of_a_study_is_repeated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("convbench.machine.peaks.measure_peaks", lambda *_, **__: [])
+    case = Case(ConvSpec.create([1, 2, 6, 6], 3, 3), suite="tiny", name="a")
+    record = operators.run("operators", [case], ["torch.aten", "torch.unfold"], 1, 0.01)
+    write_outputs(record, tmp_path)
+    assert convbench(["repro", str(tmp_path), "a", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["implementation"], row["error"]) for row in rows] == [(r.implementation, r.error) for r in record.rows]
+
+
+def test_a_convolution_that_cannot_be_is_refused_by_file(folder, tmp_path, capsys):
+    record = load(folder)
+    record.rows[0].groups = 5
+    (tmp_path / "run.json").write_bytes(to_json(record))
+    for words in (["repro", str(tmp_path), "a"], ["savings", "--record", str(tmp_path)]):
+        assert convbench(words) == 2
+        assert f"{tmp_path}: groups = 5: must divide" in capsys.readouterr().err
+
+
 def test_a_record_without_a_seed_is_refused(folder, tmp_path, capsys):
     record = load(folder)
     del record.settings["seed"]
     (tmp_path / "run.json").write_bytes(to_json(record))
     assert convbench(["repro", str(tmp_path), "a", "--pass", "forward"]) == 2
-    assert "does not say its seed" in capsys.readouterr().err
+    assert "does not say its seed; give the run.json of a `convbench run`, or repeat the" in capsys.readouterr().err
 
 
 def test_a_cell_that_fails_now_exits_with_4(folder, monkeypatch):

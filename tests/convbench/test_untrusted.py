@@ -17,6 +17,7 @@ from benchmarks.mutations import CANARY
 from convbench import untrusted
 from convbench.cli.main import run
 from convbench.cli.summary import print_summary
+from convbench.compare.environment import MOST_FACTS, facts
 from convbench.errors import InputError
 from convbench.gate.publish import to_annotations, to_junit, to_markdown
 from convbench.records import read
@@ -86,9 +87,31 @@ def test_any_value_that_may_be_empty_can_be_so_alone():
         print_summary(make_record(make_rows(limit=3, each=lambda row, name=name: setattr(row, name, None))))
 
 
-def test_a_pipe_in_a_folder_of_records_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "run.json")
-    assert run(["compare", str(tmp_path)]) == 2
+@pytest.mark.parametrize("words", ["compare {}", "savings --record {}", "repro {} a", "run --resume {}", "ab --resume {}"])
+def test_a_pipe_in_the_folder_of_a_run_is_not_waited_for(words, tmp_path, capsys):
+    for name in ("run.json", "journal.jsonl", "gate.jsonl"):
+        os.mkfifo(tmp_path / name)
+    assert run(words.format(tmp_path).split()) == 2
+    assert str(tmp_path) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_pipe_of_the_shell_is_read(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, to_json(make_record(make_rows(limit=1), settings={})))
+    os.close(writer)
+    try:
+        assert len(load(Path(f"/dev/fd/{reader}")).rows) == 1
+    finally:
+        os.close(reader)
+
+
+def test_settings_of_any_depth_length_and_number_are_compared_at_once(tmp_path):
+    nested = 1
+    for _ in range(400):
+        nested = {"a": nested}
+    settings = {"W" * 10**7: nested, **{str(n): n for n in range(10**5)}}
+    flat = facts(make_record([], settings=settings))
+    assert len(flat) <= MOST_FACTS and max(map(len, flat)) <= untrusted.LONGEST_TEXT
 
 
 def test_what_is_nested_deeper_than_anyone_reads_is_cut():

@@ -8,9 +8,10 @@ import torch
 from convbench.case import Case
 from convbench.cli.main import run as convbench
 from convbench.spec import ConvSpec
-from convbench_kernels.answers import Answers
+from convbench_kernels.answers import Answers, cache_base
 from convbench_kernels.numba_cpu import auto
 
+REAL_FILE = auto._file
 CASE = Case(ConvSpec.create([1, 32, 24, 24], 32, 3, padding=1))
 NAMES = ["numba.winograd", "numba.direct"]
 
@@ -43,6 +44,10 @@ def test_the_fastest_by_trial_is_taken_and_named(fastest, file, monkeypatch):
     monkeypatch.delenv(auto.TUNE)
     assert auto.choose(CASE).name == fastest, "remembered without being asked"
     assert list(json.loads(file.read_text()).values()) == [fastest]
+
+
+def test_answers_lie_in_the_cache():
+    assert REAL_FILE().path.is_relative_to(cache_base())
 
 
 def test_without_a_trial_the_table_decides():

@@ -95,7 +95,7 @@ def test_processes_that_answer_at_once_never_leave_half_a_file(tmp_path):
     while any(process.poll() is None for process in processes):
         assert not path.exists() or json.loads(path.read_text())
     assert [process.communicate()[1] for process in processes] == ["", "", ""], "nobody read half a file either"
-    assert len(json.loads(path.read_text())) >= 200
+    assert {"0199", "1199", "2199"} & set(json.loads(path.read_text()))  # of the last to write
     assert [p.name for p in tmp_path.iterdir()] == ["fastest.json"]
 
 

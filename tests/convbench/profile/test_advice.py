@@ -1,13 +1,11 @@
 """Advice from invented numbers: what is promised was measured on the whole step, the rest is named for what it is."""
 
 import json
-import shutil
 from html.parser import HTMLParser
 
 import msgspec
 import pytest
 
-from benchmarks.screenshot import chromium
 from convbench.profile import layers
 from convbench.profile.advice import advise
 from convbench.profile.export import COLUMNS, contents, markdown, to_csv, trace
@@ -19,6 +17,8 @@ from convbench.profile.variants import best_kernels
 from convbench.profile.watch import Event, Layer
 from convbench.results import Peak, RecordedRow
 from convbench.spec import ConvSpec
+from tests.convbench.test_report_browser import assert_quiet, visit
+from tests.convbench.test_report_browser import pytestmark as needs_chromium
 
 SPEC = ConvSpec.create((1, 8, 10, 10), 16, 3, padding=1)
 PEAKS = [
@@ -340,13 +340,11 @@ def test_the_page_escapes_hostile_names_and_has_every_file_beside_it():
     assert json.loads(files["profile.json"])["rows"][0]["pass"] == "forward"
 
 
-@pytest.mark.skipif(
-    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    reason="chromium is not installed (apt-get install chromium)",
-)
-def test_the_page_draws_its_roofline_under_its_own_policy(tmp_path):
-    path = tmp_path / "profile.html"
-    path.write_text(page(profile(peaks=PEAKS, rows=[row(HOSTILE), row("b", kind="pointwise", share=0.3)])))
-    dom = chromium(path, "--dump-dom").stdout
-    assert 'data-charts="drawn"' in dom
-    assert dom.count('aria-roledescription="circle"') == 2
+@needs_chromium
+def test_the_page_draws_its_roofline_under_its_own_policy_and_hostile_names_do_nothing(tmp_path):
+    found = profile(peaks=PEAKS, rows=[row(HOSTILE), row("b", kind="pointwise", share=0.3)], machine=HOSTILE)
+    found.step.model, found.warnings = HOSTILE, [HOSTILE]
+    found.advice = advise(found)
+    seen = visit(tmp_path, page(found), '(async () => seen.dots = all("[aria-roledescription=circle]").length)();')
+    assert_quiet(seen)
+    assert (seen["dots"], seen["images"]) == (2, 0)

@@ -1,12 +1,13 @@
 """The command on tiny models: one document, the files, and one clear line for what cannot be profiled."""
 
 import json
+import shutil
 
 import pytest
 
 from convbench.cli.main import run
 from convbench.machine import peaks
-from convbench.profile import cold
+from convbench.profile import cold, export
 from convbench.results import Peak
 from tests.convbench.profile.test_advice import FILES
 
@@ -146,6 +147,19 @@ def test_a_model_that_only_runs_under_autocast(file, capsys):
         ("forward", "bfloat16"), ("weight_gradient", "bfloat16"),
     }  # fmt: skip
     assert not [variant["reason"] for variant in found["variants"] if "Error" in variant["reason"]]
+
+
+def test_a_folder_that_vanishes_meanwhile_costs_no_numbers(file, tmp_path, monkeypatch, capsys):
+    def removed(*given, real=export.contents):
+        shutil.rmtree(tmp_path / "out")
+        return real(*given)
+
+    monkeypatch.setattr(export, "contents", removed)
+    words = ["--input", "1,3,6,6", "--pass", "forward", "--out", str(tmp_path / "out")]
+    assert run(["profile", f"{file}:one", *words, *QUICK]) == 2
+    shown = capsys.readouterr()
+    assert "3x6x6 -> 8, 3x3" in shown.out
+    assert "No such file or directory; make room or choose another folder" in shown.err.splitlines()[-1]
 
 
 def test_the_terminal_shows_layers_and_advice(file, capsys):

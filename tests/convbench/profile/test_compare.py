@@ -3,16 +3,17 @@
 import csv
 import io
 import json
-import shutil
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from benchmarks.screenshot import chromium
 from convbench.cli.main import run
+from convbench.errors import InputError
 from convbench.measure import Interval
 from convbench.profile.compare import compare, load
 from convbench.profile.compared import COLUMNS, markdown, notices, rows
@@ -21,6 +22,13 @@ from convbench.profile.model import OtherOperator
 from convbench.profile.page import compared_page
 from convbench.results import Environment
 from tests.convbench.profile.test_advice import HOSTILE, PEAKS, Tags, profile, row
+from tests.convbench.test_report_browser import assert_quiet, visit
+from tests.convbench.test_report_browser import pytestmark as needs_chromium
+
+BARS = """(async () => {
+  seen.bars = all("[aria-roledescription=bar]").length;
+  seen.wide = document.documentElement.scrollWidth - innerWidth;
+})();"""
 
 
 def timed(name, seconds, width=0.05, **changes):
@@ -164,13 +172,40 @@ def test_neither_torch_nor_numba_nor_pandas_is_imported(files):
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
-@pytest.mark.parametrize("impossible", [{"median_s": 0.0}, {"macs": -1}, {"best_speedup": -1.0}, {"stride_h": 0}])
+@pytest.mark.parametrize(
+    "impossible", [{"median_s": 0.0}, {"step_s": 0.0}, {"macs": -1}, {"best_speedup": -1.0}, {"stride_h": 0}]
+)
 def test_numbers_that_cannot_be_are_refused(impossible, files, tmp_path, capsys):
     found = json.loads((Path(files[0]) / "profile.json").read_bytes())
     found["rows"][0] |= impossible
     (tmp_path / "damaged.json").write_text(json.dumps(found))
     assert run(["compare", files[1], str(tmp_path / "damaged.json")]) == 2
     assert f"rows[0].{next(iter(impossible))}" in capsys.readouterr().err
+
+
+def test_a_convolution_that_cannot_be_is_refused_by_file(files, tmp_path, capsys):
+    path = tmp_path / "damaged.json"
+    path.write_bytes(msgspec.json.encode(document(side(timed("a", 0.001, groups=3)))))
+    assert run(["compare", files[1], str(path)]) == 2
+    assert f"{path}: groups = 3: must divide" in capsys.readouterr().err
+
+
+def test_many_rows_of_one_name_and_shape_are_joined_in_their_order_and_more_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "many.json"
+    path.write_bytes(msgspec.json.encode(document(side(*[timed("a", 0.001 + n * 1e-9) for n in range(20_000)]))))
+    begun = time.process_time()
+    (against,) = compare([str(path), str(path)])
+    assert all(pair.a.median_s == pair.b.median_s for pair in against.pairs) and len(against.pairs) == 20_000
+    assert time.process_time() - begun < 20
+    monkeypatch.setattr("convbench.untrusted.MOST_ROWS", 19_999)
+    with pytest.raises(InputError, match="20,000 rows in one run"):
+        compare([str(path), str(path)])
+
+
+def test_a_pipe_in_place_of_a_profile_is_not_waited_for(files, tmp_path, capsys):
+    os.mkfifo(tmp_path / "profile.json")
+    assert run(["compare", str(tmp_path), files[0]]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_selection_is_refused_and_a_profile_reads_back(files, capsys):
@@ -195,13 +230,9 @@ def test_hostile_names_are_text_in_every_file(hostile):
     assert "<script>" not in markdown(hostile)
 
 
-@pytest.mark.skipif(
-    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    reason="chromium is not installed (apt-get install chromium)",
-)
-def test_the_page_draws_a_bar_a_layer_under_its_own_policy(hostile, tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text(compared_page(hostile))
-    dom = chromium(path, "--dump-dom").stdout
-    assert 'data-charts="drawn"' in dom
-    assert dom.count('aria-roledescription="bar"') == 2
+@needs_chromium
+def test_the_page_draws_a_bar_a_layer_under_its_own_policy_and_hostile_names_do_nothing(hostile, tmp_path):
+    seen = visit(tmp_path, compared_page(hostile), BARS)
+    assert_quiet(seen)
+    assert (seen["bars"], seen["images"]) == (2, 0)
+    assert seen["wide"] <= 0

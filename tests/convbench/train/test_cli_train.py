@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from convbench.cli.main import run
 from convbench.report import render_training
 from convbench.train.result import COLUMNS, Result
 from convbench.train.session import CHECKPOINT
+from tests.convbench.test_report_browser import HOSTILE, assert_quiet, visit
+from tests.convbench.test_report_browser import pytestmark as needs_chromium
 
 SMALL = ["--data", "digits", "--set", "width=4", "--epochs", "2", "--batch", "256", "--form", "separable"]
 
@@ -40,21 +41,29 @@ def test_files_agree(folder):
     assert result.complete and len(result.examples) == 24
 
 
-def test_the_page_shows_hostile_names_as_text(folder):
+@pytest.fixture
+def hostile_page(folder):
     result = msgspec.json.decode((folder / "train.json").read_bytes(), type=Result)
-    hostile = '<script>alert("x")</script>'
-    result.classes = (hostile, *result.classes[1:])
-    result.rows[0] = msgspec.structs.replace(result.rows[0], status="error", status_detail=hostile)
-    page = render_training(result)
-    assert hostile not in page
-    assert "&lt;script&gt;" in page
-    assert page.count("data:image/png;base64,") == 24
+    result.classes, result.machine = (HOSTILE, *result.classes[1:]), HOSTILE
+    result.rows[0] = msgspec.structs.replace(result.rows[0], status="error", status_detail=HOSTILE, variant=HOSTILE)
+    result.histories[0].variant = msgspec.structs.replace(result.histories[0].variant, model=HOSTILE)
+    return render_training(result)
 
 
-@pytest.mark.skipif(
-    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    reason="chromium is not installed (apt-get install chromium)",
-)
+def test_the_page_shows_hostile_names_as_text(hostile_page):
+    assert HOSTILE not in hostile_page
+    assert "&lt;script&gt;" in hostile_page
+    assert hostile_page.count("data:image/png;base64,") == 24
+
+
+@needs_chromium
+def test_hostile_names_do_nothing_in_a_browser(hostile_page, tmp_path):
+    seen = visit(tmp_path, hostile_page, "(async () => {})();")
+    assert_quiet(seen)
+    assert seen["images"] == 24
+
+
+@needs_chromium
 def test_the_pages_charts_are_drawn_and_its_pictures_load_under_its_policy(folder):
     done = chromium(folder / "train.html", "--dump-dom", "--enable-logging=stderr")
     assert 'data-charts="drawn"' in done.stdout
