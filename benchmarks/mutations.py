@@ -134,7 +134,7 @@ def _profile(record: Record) -> bytes:
 
 
 def _checkpoint() -> bytes:
-    """Of two variants after a step."""
+    """Of two variants after a step and a look at the test images."""
     from convbench.train import data
     from convbench.train.session import CHECKPOINT, Session
     from convbench.train.settings import Settings, Variant
@@ -146,6 +146,7 @@ def _checkpoint() -> bytes:
     )  # fmt: skip
     session = Session(settings, data.load(settings.data, settings.task))
     session._step()
+    session._evaluate()
     with tempfile.TemporaryDirectory() as folder:
         session.save(Path(folder))
         return (Path(folder) / CHECKPOINT).read_bytes()

@@ -54,6 +54,12 @@ def test_every_package_installed_is_pinned_by_hash_and_has_its_licence():
     blocks = re.split(r"\n(?=\S)", pinned.partition("\naltair")[2])
     assert len(blocks) > 50 and all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
     assert "://" not in pinned
+    makefile = (ROOT / "Makefile").read_text()
+    installs = ["--require-hashes -r requirements.txt", "$(TORCH)", "--no-deps --no-build-isolation -e ."]
+    assert re.findall(r"\$\(PIP\) (.+)", makefile) == installs and re.search(r"^TORCH := torch==[\d.]+$", makefile, re.M)
+    assert re.findall(r"^(run|test|check):( .venv/installed)", makefile, re.M) == [
+        (name, " .venv/installed") for name in ("run", "test", "check")
+    ]
     cuda = re.compile("nvidia-(?!ml-py)|cuda-")  # torch's own, by its build
     installed = {name for name in closure("convbench", "dev", set()) if not cuda.match(name)}
     assert {"numpy", "mpmath", "nilearn", "torch"} < installed

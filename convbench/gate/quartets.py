@@ -21,6 +21,7 @@ from convbench.gate.procedure import ARMS, Arm, Quartet, Step
 from convbench.gate.request import Request
 from convbench.gate.sides import Side
 from convbench.machine.noise import disturbances, snapshot
+from convbench.untrusted import DECODE_ERRORS, one_line
 
 # A quartet is dropped beyond these. Others hit all processes alike, turn by turn, unless they come and go meanwhile.
 FOREIGN_CPUS, STEAL = 0.25, 0.05
@@ -63,8 +64,11 @@ class Process:
     def answer(self) -> Any:
         """The next line it says. Raises GateError where it ended instead."""
         line = _open(self.process.stdout).readline()
-        if line:
-            return msgspec.json.decode(line)
+        try:
+            if line:
+                return msgspec.json.decode(line)
+        except DECODE_ERRORS:
+            raise GateError(f"{self.side.name}: its process said {one_line(line)[:80]}; see {self.log}") from None
         code = self.process.wait()
         raise GateError(f"{self.side.name}: its process ended with {code}: {last_line(self.log)}; see {self.log}")
 

@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from convbench.errors import EXIT_CHECK_FAILED, EXIT_OK
 from convbench.gate import facts
@@ -15,6 +17,7 @@ from convbench.gate.facts import Facts
 from convbench.gate.quartets import GateError, last_line
 from convbench.gate.sides import Side
 from convbench.plan import Selection
+from convbench.untrusted import DECODE_ERRORS
 
 
 def verified(
@@ -57,15 +60,19 @@ def _verifying(
         process.wait()
 
 
+class _Document(Struct):
+    rows: list[dict[str, Any]]
+
+
 def _facts(side: Side, process: subprocess.Popen[bytes], document: Path, log: Path, wanted: Sequence[str]) -> Facts:
     code = process.wait()
     if code not in (EXIT_OK, EXIT_CHECK_FAILED):
         raise GateError(f"{side.name}: convbench verify ended with {code}: {last_line(log)}")
     try:
-        rows = msgspec.json.decode(document.read_bytes())["rows"]
-    except (msgspec.DecodeError, KeyError):
+        rows = msgspec.json.decode(document.read_bytes(), type=_Document).rows
+        return dict(facts.facts(row) for row in rows if _asked_for(row["implementation"], wanted))
+    except (*DECODE_ERRORS, KeyError, TypeError, AttributeError):
         raise GateError(f"{side.name}: convbench verify printed no document: {last_line(log)}; see {log}") from None
-    return dict(facts.facts(row) for row in rows if _asked_for(row["implementation"], wanted))
 
 
 def _asked_for(implementation: str, wanted: Sequence[str]) -> bool:

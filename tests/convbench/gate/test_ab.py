@@ -136,3 +136,15 @@ def test_an_environment_without_convbench_is_named(tmp_path, suite, capsys):
     python = str(tmp_path / "python")
     assert convbench(["ab", python, python, suite, "--out", str(tmp_path / "gate")]) == 2
     assert f"{python}: convbench verify printed no document: No module named convbench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "said", ["{", "[]", '{"rows": 3}', '{"rows": [{}]}', '{"rows": [{"implementation": 3}]}', '{"rows": [' * 10**5]
+)
+def test_a_side_that_says_something_else_is_named(said, tmp_path, suite, capsys):
+    (tmp_path / "said").write_text(said)
+    (tmp_path / "python").write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\n")
+    (tmp_path / "python").chmod(0o755)
+    python = str(tmp_path / "python")
+    assert convbench(["ab", python, python, suite, "--impl", "torch", "--out", str(tmp_path / "gate")]) == 2
+    assert f"{python}: convbench verify printed no document" in capsys.readouterr().err
