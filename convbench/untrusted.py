@@ -46,8 +46,8 @@ def read_limited(path: Path, advice: str) -> bytes:
 
 
 def check_kind(path: Path, advice: str) -> None:
-    """Raises InputError for a pipe or a device, which might be waited for, but below /dev, where a shell puts them."""
-    if path.exists() and not (path.is_file() or path.is_dir() or path.parts[:2] == ("/", "dev")):
+    """Raises InputError for a pipe or a device, which might be waited for, but where a shell puts them."""
+    if path.exists() and not (path.is_file() or path.is_dir() or path.parts[:2] in (("/", "dev"), ("/", "proc"))):
         raise InputError(f"{path}: is no regular file; {advice}")
 
 

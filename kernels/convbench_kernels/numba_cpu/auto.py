@@ -84,8 +84,10 @@ def tune(case: Case) -> None:
 def race(case: Case, rows: dict[str, Implementation]) -> dict[str, float]:
     """Median seconds of a call of each, batches of calls in turns."""
     generator = torch.Generator().manual_seed(0)  # whatever the caller draws next is what it would have been
-    plain = {"dtype": torch.float32, "device": "cpu", "generator": generator}
-    operands = [torch.rand(case.operand_shape(name), **plain) for name in case.operand_names]
+    operands = [
+        torch.rand(case.operand_shape(name), dtype=torch.float32, device="cpu", generator=generator)
+        for name in case.operand_names
+    ]
     runs = {name: row.build(case).run for name, row in rows.items()}
     for run in runs.values():  # compiles it
         run(*operands)
