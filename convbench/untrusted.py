@@ -20,6 +20,7 @@ MOST_VALUES = 5_000_000  # 10,000 cells of 500; each takes up to some 100 bytes 
 MOST_ROWS = 50_000  # of one run: a page holds each of them several times
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+SHELLS_PIPES = ("/dev", "/dev/fd", "/proc/self/fd")  # and devices
 LONGEST_TEXT = 300  # a name on a page
 LONGEST_LINE = 2000  # of a terminal, a comment, an annotation
 LONGEST_DETAIL = 300  # characters of an exception's message
@@ -47,7 +48,7 @@ def read_limited(path: Path, advice: str) -> bytes:
 
 def check_kind(path: Path, advice: str) -> None:
     """Raises InputError for a pipe or a device, which might be waited for, but where a shell puts them."""
-    if path.exists() and not (path.is_file() or path.is_dir() or path.parts[:2] in (("/", "dev"), ("/", "proc"))):
+    if path.exists() and not (path.is_file() or path.is_dir() or str(path.parent) in SHELLS_PIPES):
         raise InputError(f"{path}: is no regular file; {advice}")
 
 
