@@ -19,8 +19,8 @@ LARGEST_BYTES = 128 * 2**20
 MOST_VALUES = 5_000_000  # 10,000 cells of 500; each takes up to some 100 bytes decoded: below 1 GiB with a copy
 MOST_ROWS = 50_000  # of one run: a page holds each of them several times
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+SHELLS_PIPES = ("/dev", "/dev/fd", "/proc/self/fd")  # and devices: the only places where they are read
 
-SHELLS_PIPES = ("/dev", "/dev/fd", "/proc/self/fd")  # and devices
 LONGEST_TEXT = 300  # a name on a page
 LONGEST_LINE = 2000  # of a terminal, a comment, an annotation
 LONGEST_DETAIL = 300  # characters of an exception's message
