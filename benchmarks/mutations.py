@@ -2,7 +2,7 @@
 
 A mutation knows the structure: it puts hostile values in place of values, drops, renames, repeats and swaps parts, and
 then may damage the bytes. Pictures are damaged in tests/convbench/train/test_data.py, what kernels remember in
-tests/kernels/test_tuning.py. What JSON or TOML has no value for (1e400, NaN, a hundred thousand brackets) goes in as text.
+tests/kernels/test_tuning.py. What JSON or TOML has no value for (1e400, NaN, 100,000 brackets) goes in as text.
 """
 
 from __future__ import annotations

@@ -56,7 +56,9 @@ def test_every_package_installed_is_pinned_by_hash_and_has_its_licence():
     assert "://" not in pinned
     makefile = (ROOT / "Makefile").read_text()
     installs = ["--require-hashes -r requirements.txt", "$(TORCH)", "--no-deps --no-build-isolation -e ."]
-    assert re.findall(r"\$\(PIP\) (.+)", makefile) == installs and re.search(r"^TORCH := torch==[\d.]+$", makefile, re.M)
+    assert re.findall(r"\$\(PIP\) (.+)", makefile) == installs and re.search(
+        r"^TORCH := torch==[\d.]+$", makefile, re.M
+    )
     assert re.findall(r"^(run|test|check):( .venv/installed)", makefile, re.M) == [
         (name, " .venv/installed") for name in ("run", "test", "check")
     ]

@@ -115,8 +115,18 @@ def test_malformed_toml_names_the_line(text, place, tmp_path, capsys):
         *(
             (words.format("W" * 300).split(), "File name too long")
             for words in (
-                "run {}", "run --resume {}", "count {}", "report {}", "savings --record {}", "compare {} {}", "history {}",
-                "repro {} a", "check {} --baseline a", "ab {} HEAD", "train --resume {}", "train classify --data {}",
+                "run {}",
+                "run --resume {}",
+                "count {}",
+                "report {}",
+                "savings --record {}",
+                "compare {} {}",
+                "history {}",
+                "repro {} a",
+                "check {} --baseline a",
+                "ab {} HEAD",
+                "train --resume {}",
+                "train classify --data {}",
             )
         ),
     ],

@@ -87,7 +87,9 @@ def test_any_value_that_may_be_empty_can_be_so_alone():
         print_summary(make_record(make_rows(limit=3, each=lambda row, name=name: setattr(row, name, None))))
 
 
-@pytest.mark.parametrize("words", ["compare {}", "savings --record {}", "repro {} a", "run --resume {}", "ab --resume {}"])
+@pytest.mark.parametrize(
+    "words", ["compare {}", "savings --record {}", "repro {} a", "run --resume {}", "ab --resume {}"]
+)
 def test_a_pipe_in_the_folder_of_a_run_is_not_waited_for(words, tmp_path, capsys):
     for name in ("run.json", "journal.jsonl", "gate.jsonl"):
         os.mkfifo(tmp_path / name)
