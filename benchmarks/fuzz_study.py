@@ -141,10 +141,13 @@ class Study:
     def learn(self) -> None:
         """The originals through every command, so that all is imported; what they show is what may be shown."""
         for kind, data in self.files.items():
+            refused = self.outcomes[2]
             for command in commands(kind):
                 finding = self.finding(kind, command, data)
                 assert kind in ("train.json", "bench.json") or not finding, (command, finding)
                 self.usual |= self.shown
+            taken = len(commands(kind)) - (self.outcomes[2] - refused)
+            assert taken > len(commands(kind)) / 2 or kind == "train.json", f"{kind} itself is refused"
 
     def finding(self, kind: str, command: str, data: bytes) -> str:
         """What is wrong with how the command takes the input, or ""."""
