@@ -13,6 +13,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def originals() -> dict[str, bytes]:
     record = _short(whole)
     trained = json.loads(TRAINED.read_bytes())
     trained["examples"] = []
-    toml = to_toml(builtin("default")) + to_toml(builtin("resnet50")).partition("[[other]]")[2]
+    toml = to_toml(replace(builtin("default"), others=builtin("resnet50").others))
     return {
         "run.json": msgspec.json.encode(record),
         "separable.json": msgspec.json.encode(_separable(whole)),

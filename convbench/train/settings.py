@@ -49,7 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     weight_decay: Annotated[float, Meta(ge=0, lt=1e9)]
     schedule: Schedule
     augment: tuple[Augmentation, ...]
-    seed: Annotated[int, Meta(ge=0, lt=2**63)]
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     threads: Count
     device: str
     target: float
