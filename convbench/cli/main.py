@@ -90,7 +90,10 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in USERS_ERRORS:
             raise
-        return _complain(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
+        from convbench.untrusted import shortened
+
+        name = shortened(str(error.filename or "output"), 200)  # what is wrong must be on the line as well
+        return _complain(f"{name}: {error.strerror}", EXIT_BAD_INPUT)
 
 
 def _bug(error: BaseException, arguments: list[str]) -> str:

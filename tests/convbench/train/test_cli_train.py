@@ -45,6 +45,8 @@ def test_files_agree(folder):
 def hostile_page(folder):
     result = msgspec.json.decode((folder / "train.json").read_bytes(), type=Result)
     result.classes, result.machine = (HOSTILE, *result.classes[1:]), HOSTILE
+    for example in result.examples:
+        example["predictions"][HOSTILE] = example["predictions"].pop(result.rows[0].variant)
     result.rows[0] = msgspec.structs.replace(result.rows[0], status="error", status_detail=HOSTILE, variant=HOSTILE)
     result.histories[0].variant = msgspec.structs.replace(result.histories[0].variant, model=HOSTILE)
     return render_training(result)
