@@ -145,8 +145,9 @@ def agreement_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
         difference, noise = with_interval([one - other for one, other in zip(*sides, strict=True)])
         loss, itself = (max(r.loss_difference for r in side) for side in (rows, found[model, form, CHANNELS_LAST]))
         lines.append([
-            task, rows[0].variant, *(f"{min(metrics):.2%} to {max(metrics):.2%}" for metrics in sides), difference,
-            yes(noise), f"{loss:.1e}", yes(loss < ROUNDING * itself), ratios([row.step_speedup for row in rows]),
+            task, rows[0].variant, *(f"{mean(metrics):.2%}" for metrics in sides), difference,
+            yes(noise), f"{loss:.1e}", "" if implementation == CHANNELS_LAST else yes(loss < ROUNDING * itself),
+            ratios([row.step_speedup for row in rows]),
         ])  # fmt: skip
     return lines
 
@@ -166,8 +167,9 @@ def saving_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
 
 
 def ratios(values: Sequence[float]) -> str:
-    """The median over seeds, and the range."""
-    return f"{median(values):.2f}x ({min(values):.2f} to {max(values):.2f})"
+    """The median over seeds, and the range of several."""
+    range_ = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{median(values):.2f}x{range_}"
 
 
 def report(header: Plan, trainings: Sequence[Training]) -> str:
@@ -190,7 +192,7 @@ def report(header: Plan, trainings: Sequence[Training]) -> str:
     )
     ran = "\n".join(
         f"- `convbench train {' '.join((task, *COMMANDS[task]))}`: "
-        f"{len(found)} seeds, {found[0].settings.epochs} epochs, batch {found[0].settings.batch}, "
+        f"seeds {len(found)}, {found[0].settings.epochs} epochs, batch {found[0].settings.batch}, "
         f"{found[0].settings.threads} threads"
         for task, found in outputs.items()
     )
@@ -202,8 +204,8 @@ def report(header: Plan, trainings: Sequence[Training]) -> str:
 {ran}
 
 All variants of a training go in lockstep: the same weights, batches and dropout, steps timed in turn. Metrics are of
-the test images after the last epoch, accuracy to classify and mean IoU to segment; of the seeds a mean or a range is
-shown. All trainings are in `study.jsonl`.
+the test images after the last epoch, accuracy to classify and mean IoU to segment, means over seeds; ratios are medians
+over seeds, with the range. All trainings are in `study.jsonl`.
 
 Targets. Times are those of the variant's own steps, medians over seeds: until an evaluation first reached the target,
 and of all epochs. Reached is a seed that ends above the target and within the limit.
