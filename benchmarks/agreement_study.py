@@ -27,7 +27,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from benchmarks.gate_study import check_code, git, run, table
+from benchmarks.gate_study import git, run, table
 from convbench.cli.common import err, interrupts, number, seconds
 from convbench.errors import EXIT_OK
 from convbench.journal import Log, write_atomically
@@ -47,7 +47,6 @@ class Plan(Struct):
     """Where the study began."""
 
     machine: str
-    revision: str
 
 
 class Output(Struct):
@@ -62,6 +61,7 @@ class Output(Struct):
 class Training(Struct):
     """One run of the command."""
 
+    revision: str
     task: Task
     seed: int
     seconds: float
@@ -79,7 +79,8 @@ def training(task: Task, seed: int) -> Training:
     if code != EXIT_OK:
         last = "".join(messages.strip().splitlines()[-1:])
         raise SystemExit(f"convbench {' '.join(words)}: exit code {code}: {last}")
-    return Training(task, seed, monotonic() - begun, msgspec.json.decode(out, type=Output))
+    revision = git("rev-parse", "--short=10", "HEAD")
+    return Training(revision, task, seed, monotonic() - begun, msgspec.json.decode(out, type=Output))
 
 
 # Report -----------------------------------------------------------------------------------------
@@ -196,10 +197,11 @@ def report(header: Plan, trainings: Sequence[Training]) -> str:
         f"{found[0].settings.threads} threads"
         for task, found in outputs.items()
     )
+    revisions = ", ".join(dict.fromkeys(t.revision for t in trainings))
     said = "\n".join(f"- {t.task}, seed {t.seed}: {text}" for t in trainings for text in t.output.warnings)
     return f"""# Whole trainings on convbench's kernels and on torch
 
-`python -m benchmarks.agreement_study` on {header.machine}:
+`python -m benchmarks.agreement_study` on {header.machine}, revision {revisions}:
 
 {ran}
 
@@ -233,7 +235,8 @@ Of the machine, whose seconds move with what disturbs it; ratios are of steps in
 def study(log: Log[Plan, Training], seeds: int, minutes: float) -> bool:
     """Trainings that are left, while there is time; whether none is."""
     header, done = log.read()
-    check_code(log.path, header.revision)
+    if header.machine != (here := detect(with_torch=False).machine):
+        raise SystemExit(f"{log.path}: is of {header.machine}, and this is {here}: use another --out")
     begun = monotonic()
     for seed, task in product(range(seeds), COMMANDS):
         if any((t.seed, t.task) == (seed, task) for t in done):
@@ -256,7 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     log = Log(options.out / "study.jsonl", Plan, Training, "python -m benchmarks.agreement_study")
     if not log.path.exists():
-        log.start(Plan(detect(with_torch=False).machine, git("rev-parse", "HEAD")))
+        log.start(Plan(detect(with_torch=False).machine))
     log.lock()
     try:
         with interrupts():
