@@ -27,7 +27,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from benchmarks.gate_study import check_code, git, run, table
+from benchmarks.gate_study import git, run, table
 from convbench.cli.common import err, interrupts, number, seconds
 from convbench.errors import EXIT_OK
 from convbench.journal import Log, write_atomically
@@ -47,7 +47,6 @@ class Plan(Struct):
     """Where the study began."""
 
     machine: str
-    revision: str
 
 
 class Output(Struct):
@@ -62,6 +61,7 @@ class Output(Struct):
 class Training(Struct):
     """One run of the command."""
 
+    revision: str
     task: Task
     seed: int
     seconds: float
@@ -79,7 +79,8 @@ def training(task: Task, seed: int) -> Training:
     if code != EXIT_OK:
         last = "".join(messages.strip().splitlines()[-1:])
         raise SystemExit(f"convbench {' '.join(words)}: exit code {code}: {last}")
-    return Training(task, seed, monotonic() - begun, msgspec.json.decode(out, type=Output))
+    revision = git("rev-parse", "--short=10", "HEAD")
+    return Training(revision, task, seed, monotonic() - begun, msgspec.json.decode(out, type=Output))
 
 
 # Report -----------------------------------------------------------------------------------------
@@ -145,8 +146,9 @@ def agreement_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
         difference, noise = with_interval([one - other for one, other in zip(*sides, strict=True)])
         loss, itself = (max(r.loss_difference for r in side) for side in (rows, found[model, form, CHANNELS_LAST]))
         lines.append([
-            task, rows[0].variant, *(f"{min(metrics):.2%} to {max(metrics):.2%}" for metrics in sides), difference,
-            yes(noise), f"{loss:.1e}", yes(loss < ROUNDING * itself), ratios([row.step_speedup for row in rows]),
+            task, rows[0].variant, *(f"{mean(metrics):.2%}" for metrics in sides), difference,
+            yes(noise), f"{loss:.1e}", "" if implementation == CHANNELS_LAST else yes(loss < ROUNDING * itself),
+            ratios([row.step_speedup for row in rows]),
         ])  # fmt: skip
     return lines
 
@@ -166,8 +168,9 @@ def saving_lines(task: Task, outputs: Sequence[Output]) -> list[list[str]]:
 
 
 def ratios(values: Sequence[float]) -> str:
-    """The median over seeds, and the range."""
-    return f"{median(values):.2f}x ({min(values):.2f} to {max(values):.2f})"
+    """The median over seeds, and the range of several."""
+    range_ = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{median(values):.2f}x{range_}"
 
 
 def report(header: Plan, trainings: Sequence[Training]) -> str:
@@ -190,20 +193,21 @@ def report(header: Plan, trainings: Sequence[Training]) -> str:
     )
     ran = "\n".join(
         f"- `convbench train {' '.join((task, *COMMANDS[task]))}`: "
-        f"{len(found)} seeds, {found[0].settings.epochs} epochs, batch {found[0].settings.batch}, "
+        f"seeds {len(found)}, {found[0].settings.epochs} epochs, batch {found[0].settings.batch}, "
         f"{found[0].settings.threads} threads"
         for task, found in outputs.items()
     )
+    revisions = ", ".join(dict.fromkeys(t.revision for t in trainings))
     said = "\n".join(f"- {t.task}, seed {t.seed}: {text}" for t in trainings for text in t.output.warnings)
     return f"""# Whole trainings on convbench's kernels and on torch
 
-`python -m benchmarks.agreement_study` on {header.machine}:
+`python -m benchmarks.agreement_study` on {header.machine}, revision {revisions}:
 
 {ran}
 
 All variants of a training go in lockstep: the same weights, batches and dropout, steps timed in turn. Metrics are of
-the test images after the last epoch, accuracy to classify and mean IoU to segment; of the seeds a mean or a range is
-shown. All trainings are in `study.jsonl`.
+the test images after the last epoch, accuracy to classify and mean IoU to segment, means over seeds; ratios are medians
+over seeds, with the range. All trainings are in `study.jsonl`.
 
 Targets. Times are those of the variant's own steps, medians over seeds: until an evaluation first reached the target,
 and of all epochs. Reached is a seed that ends above the target and within the limit.
@@ -231,7 +235,8 @@ Of the machine, whose seconds move with what disturbs it; ratios are of steps in
 def study(log: Log[Plan, Training], seeds: int, minutes: float) -> bool:
     """Trainings that are left, while there is time; whether none is."""
     header, done = log.read()
-    check_code(log.path, header.revision)
+    if header.machine != (here := detect(with_torch=False).machine):
+        raise SystemExit(f"{log.path}: is of {header.machine}, and this is {here}: use another --out")
     begun = monotonic()
     for seed, task in product(range(seeds), COMMANDS):
         if any((t.seed, t.task) == (seed, task) for t in done):
@@ -254,7 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     log = Log(options.out / "study.jsonl", Plan, Training, "python -m benchmarks.agreement_study")
     if not log.path.exists():
-        log.start(Plan(detect(with_torch=False).machine, git("rev-parse", "HEAD")))
+        log.start(Plan(detect(with_torch=False).machine))
     log.lock()
     try:
         with interrupts():

@@ -71,12 +71,6 @@ def git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def check_code(path: Path, revision: str) -> None:
-    """End a study whose code is no longer that of its beginning."""
-    if subprocess.run(["git", "diff", "--quiet", revision, "--", "convbench", "kernels"]).returncode:
-        raise SystemExit(f"{path}: began with {revision[:10]}, and the code has changed: use another --out")
-
-
 def twin(revision: str) -> str:
     """Another commit of the same files; always the same one."""
     os.environ |= {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
@@ -176,7 +170,8 @@ threads fall asleep, so a short call is slowed down by more than asked for):
 def study(log: Log[Plan, Gate], minutes: float) -> bool:
     """Gates that are left, while there is time; whether none is."""
     header, tried = log.read()
-    check_code(log.path, header.revision)
+    if subprocess.run(["git", "diff", "--quiet", header.revision, "--", "convbench", "kernels"]).returncode:
+        raise SystemExit(f"{log.path}: began with {header.revision[:10]}, and the code has changed: use another --out")
     gates, begun, failed = [gate for gate in tried if not gate.failure], monotonic(), 0
     for number, slowdown in enumerate(header.slowdowns):
         if number in {gate.number for gate in gates}:

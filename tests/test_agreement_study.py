@@ -1,9 +1,12 @@
 """The study of whole trainings, on invented ones: it goes on, stops in time, and its tables say what was found."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from benchmarks import agreement_study as study
 from convbench.journal import Log
+from convbench.machine.environment import detect
 from convbench.train.result import COLUMNS, Saving, TrainRow
 from convbench.train.settings import Settings, Variant
 
@@ -42,15 +45,14 @@ def invented(task, seed):
         batch=64, loss="cross-entropy", optimizer="adam", learning_rate=0.1, momentum=0.9, weight_decay=0.0,
         schedule="constant", augment=(), seed=seed, threads=2, device="cpu", target=0.985,
     )  # fmt: skip
-    return study.Training(task, seed, 120.0, study.Output(settings, rows, savings, []))
+    return study.Training("0123456789", task, seed, 120.0, study.Output(settings, rows, savings, []))
 
 
 @pytest.fixture
 def log(monkeypatch, tmp_path):
     monkeypatch.setattr(study, "training", invented)
-    monkeypatch.setattr(study, "check_code", lambda *_: None)
     log = Log(tmp_path / "out" / "study.jsonl", study.Plan, study.Training, "study")
-    log.start(study.Plan("machine", "0" * 40))
+    log.start(study.Plan(detect(with_torch=False).machine))
     return log
 
 
@@ -89,12 +91,12 @@ def test_what_the_tables_say(log):
     study.study(log, 3, 60)
     target, same = cells(log, "| classify | classifier dense, numba.auto")
     assert target[2:] == ["98.63%", "98.30%", "98.5%", "40 s", "60 s", "180 s", "2 of 3"]
-    assert same[2:4] == ["98.30% to 98.90%", "98.50% to 98.80%"]
+    assert same[2:4] == ["98.63%", "98.67%"]
     assert same[4:6] == ["-0.03 (-0.55 to +0.48)", "yes"]
     assert same[6:] == ["6.0e-05", "yes", "1.20x (1.10 to 1.30)"]
     assert cells(log, "| segment | unet dense, numba.auto")[1][4:6] == ["-1.00 (-1.00 to -1.00)", "no"]
     itself = cells(log, "| classify | classifier dense, torch.channels_last")[1]
-    assert itself[4:8] == ["+0.00", "one seed cannot tell", "7.0e-06", "yes"]
+    assert itself[8] == "1.00x" and itself[4:8] == ["+0.00", "one seed cannot tell", "7.0e-06", ""]
     (small, *_), (large, *_) = (cells(log, f"| {start},") for start in ("classify | classifier", "segment | unet"))
     assert small[2:6] == ["1.50x", "6.2x", "1.40x (1.40 to 1.40)", "1.60x (1.60 to 1.60)"]
     assert (small[-1], large[-1]) == ("yes", "no")
@@ -125,3 +127,9 @@ def test_losses_too_far_apart_are_no_rounding():
     for each in training.output.rows:
         each.loss_difference = 1e-3 if each.implementation == "numba.auto" else 9e-5
     assert study.agreement_lines("segment", [training.output])[0][6:8] == ["1.0e-03", "no"]
+
+
+def test_trainings_of_another_machine_are_not_added(log, monkeypatch):
+    monkeypatch.setattr(study, "detect", lambda with_torch: SimpleNamespace(machine="other"))
+    with pytest.raises(SystemExit, match="and this is other: use another --out"):
+        study.study(log, 3, 60)
