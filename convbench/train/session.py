@@ -168,7 +168,8 @@ class Session:
     def _fitting(self, history: History, trainer: Trainer) -> History:
         """The history, if it can be that variant's on these data. Raises ValueError."""
         steps = {len(values) for values in (history.losses, *(getattr(history, f"{phase}_s") for phase in PHASES))}
-        sides = {len(line) for found in history.evaluations for line in (found.confusion, *found.confusion)}
+        matrices = [found.confusion for found in history.evaluations]
+        sides = {*map(len, matrices), *(len(line) for matrix in matrices for line in matrix)}
         if history.variant != trainer.variant or len(steps) > 1 or sides - {len(self.data.classes)}:
             raise ValueError("the history of something else")
         return history
