@@ -113,7 +113,7 @@ def test_malformed_toml_names_the_line(text, place, tmp_path, capsys):
         (["report", "no/such/run.json"], "no/such/run.json"),
         (["savings", "--record", "no/such/run.json"], "no/such/run.json"),
         *(
-            (words.format("W" * 300).split(), "File name too long")
+            (words.replace("{}", "W" * 300).split(), "File name too long")
             for words in (
                 "run {}",
                 "run --resume {}",
