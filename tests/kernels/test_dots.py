@@ -44,10 +44,12 @@ def test_many_pixels(shape, in_place):
     agree(direct.IMPLEMENTATION, Case(spec, "weight_gradient"))
 
 
-@pytest.mark.parametrize("width", [40, 41], ids=["image by image", "images joined"])
-def test_images_in_blocks(monkeypatch, width):
-    monkeypatch.setattr(dots, "PACKED_BYTES", 100_000)
-    spec = ConvSpec.create((5, 3, 40, width), 12, 3, stride=(1, 1), padding=1)
+@pytest.mark.parametrize("width", [40, 41], ids=["chunks of one image", "chunks over images"])
+@pytest.mark.parametrize("channels", [3, 9], ids=["filters shared out", "terms shared out"])
+def test_chunks(monkeypatch, width, channels):
+    monkeypatch.setattr(dots, "CHUNK", 300)
+    monkeypatch.setattr(dots, "TERMS", 100)
+    spec = ConvSpec.create((5, channels, 10, width), 12, 3, stride=1, padding=1)
     planned = dots.plan(forward_taps(spec))[0]
-    assert planned.block < 5 and planned.dy_in_place == (width == 40)
+    assert planned.lines < 10 and planned.dy_in_place == (width == 40)
     agree(direct.IMPLEMENTATION, Case(spec, "weight_gradient"))
