@@ -7,6 +7,7 @@ subtracted, so that only others are blamed.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Snapshot:
 
     steal_s, busy_s, all_s  CPU seconds since boot: taken by other guests, spent on any program, everything
     own_s                   CPU seconds of this process and its children
+    threads_s               of them, of Python's other threads: what somebody has left running in this process
     throttled               times the CPU limit or the temperature has stopped us so far
     """
 
@@ -32,6 +34,7 @@ class Snapshot:
     busy_s: float | None = None
     all_s: float | None = None
     own_s: float = 0.0
+    threads_s: float | None = None
     swapped_in_bytes: int | None = None
     governor: str | None = None
     mhz: float | None = None
@@ -48,6 +51,7 @@ def snapshot(root: Path = Path("/")) -> Snapshot:
 
     readers: dict[str, Callable[[], Any]] = {
         "own_s": _own_s,
+        "threads_s": _threads_s,
         "swapped_in_bytes": _swapped_in,
         "governor": lambda: (root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip(),
         "mhz": _mhz,
@@ -93,6 +97,14 @@ def _own_s() -> float:
     return total
 
 
+def _threads_s() -> float:
+    """Python's threads but this one; those of OpenMP are not among them."""
+    import psutil
+
+    others = {thread.native_id for thread in threading.enumerate() if thread is not threading.current_thread()}
+    return sum(t.user_time + t.system_time for t in psutil.Process().threads() if t.id in others)
+
+
 def _swapped_in() -> int:
     import psutil
 
@@ -113,7 +125,7 @@ def _heat_throttled(root: Path) -> int | None:
 
 def warnings(before: Snapshot, after: Snapshot) -> list[str]:
     """One line for each thing that disturbs measurements, with what to do about it."""
-    checks = (_others, _steal, _quota, _heat, _clock, _governor, _swap, _gpu)
+    checks = (_others, _threads, _steal, _quota, _heat, _clock, _governor, _swap, _gpu)
     return [text for check in checks if (text := check(before, after))]
 
 
@@ -156,6 +168,14 @@ def _others(before: Snapshot, after: Snapshot) -> str | None:
         f"other programs kept {foreign:.1f} of {after.cpus} CPUs busy during the run: stop them, or measure "
         "with fewer --threads"
     )
+
+
+def _threads(before: Snapshot, after: Snapshot) -> str | None:
+    elapsed = _rise(before.all_s, after.all_s) / max(after.cpus, 1)
+    busy = _rise(before.threads_s, after.threads_s) / elapsed if elapsed else 0.0
+    if busy <= FOREIGN_CPUS:
+        return None
+    return f"other threads of this process kept {busy:.1f} CPUs busy during the run: end them, or measure in a new one"
 
 
 def _steal(before: Snapshot, after: Snapshot) -> str | None:

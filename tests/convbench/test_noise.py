@@ -1,6 +1,7 @@
 """Noise: warnings from two made-up snapshots, exact to the letter."""
 
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -37,6 +38,11 @@ def test_an_unknown_machine_has_no_warnings():
             QUIET,
             changed(own_s=171.0),
             "other programs kept 0.3 of 2 CPUs busy during the run: stop them, or measure with fewer --threads",
+        ),
+        (
+            dataclasses.replace(QUIET, threads_s=1.0),
+            changed(threads_s=91.0),
+            "other threads of this process kept 0.9 CPUs busy during the run: end them, or measure in a new one",
         ),
         (
             QUIET,
@@ -153,6 +159,25 @@ def test_counters_that_fail_are_unknown(monkeypatch):
         monkeypatch.setattr(psutil, name, broken)
     found = snapshot()
     assert (found.busy_s, found.mhz, found.swapped_in_bytes) == (None,) * 3
+
+
+def test_a_forgotten_thread_is_counted():
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=busy)
+    before = snapshot()
+    thread.start()
+    try:
+        time.sleep(0.3)
+        after = snapshot()
+    finally:
+        stop.set()
+        thread.join()
+    assert after.threads_s - before.threads_s >= 0.1
 
 
 def test_our_own_time_is_counted():
