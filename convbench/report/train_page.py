@@ -20,7 +20,7 @@ def train_page(result: Result) -> str:
     metric = result.settings.metric
     context = {
         "result": result, "settings": result.settings, "rows": result.rows, "savings": result.savings,
-        "metric": metric, "colours": {name: colour(n + 1) for n, name in enumerate(names)}, "docs": DOCS,
+        "metric": metric, "colours": {row.variant: colour(n + 1) for n, row in enumerate(result.rows)}, "docs": DOCS,
         "facts": _facts(result), "per_class": _per_class(result), "matrices": _matrices(result),
         "failed": [row for row in result.rows if row.status != "ok"],
         "took": text.duration(sum(float(h.steps_s().sum()) for h in result.histories)),
