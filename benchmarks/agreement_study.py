@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain, product
 from math import sqrt
 from pathlib import Path
@@ -27,8 +28,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from benchmarks.gate_study import git, run, table
-from convbench.cli.common import err, interrupts, number, seconds
+from benchmarks.gate_study import git, go_on, run, table
+from convbench.cli.common import err, number, seconds
 from convbench.errors import EXIT_OK
 from convbench.journal import Log, write_atomically
 from convbench.machine.environment import detect
@@ -260,15 +261,7 @@ def main() -> None:
     log = Log(options.out / "study.jsonl", Plan, Training, "python -m benchmarks.agreement_study")
     if not log.path.exists():
         log.start(Plan(detect(with_torch=False).machine))
-    log.lock()
-    try:
-        with interrupts():
-            finished = study(log, options.seeds, options.minutes)
-    except KeyboardInterrupt:
-        finished = False
-    if not finished:
-        err().print("not finished: call it again to go on")
-    sys.exit(not finished)
+    go_on(log, partial(study, log, options.seeds, options.minutes))
 
 
 if __name__ == "__main__":

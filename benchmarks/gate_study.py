@@ -19,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
@@ -192,6 +193,19 @@ def study(log: Log[Plan, Gate], minutes: float) -> bool:
     return len(gates) == len(header.slowdowns)
 
 
+def go_on(log: Log, work: Callable[[], bool]) -> NoReturn:
+    """Work while nobody else does on the log; exit with 1 where it is not finished, or interrupted."""
+    log.lock()
+    try:
+        with interrupts():
+            finished = work()
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        err().print("not finished: call it again to go on")
+    sys.exit(not finished)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("reports/gate"))
@@ -204,15 +218,7 @@ def main() -> None:
     if not log.path.exists():
         floor = Fraction().convert(options.floor, None, None)
         log.start(plan(options.identical, options.slowed, floor))
-    log.lock()
-    try:
-        with interrupts():
-            finished = study(log, options.minutes)
-    except KeyboardInterrupt:
-        finished = False
-    if not finished:
-        err().print("not finished: call it again to go on")
-    sys.exit(not finished)
+    go_on(log, partial(study, log, options.minutes))
 
 
 if __name__ == "__main__":

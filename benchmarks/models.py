@@ -12,9 +12,8 @@ the other; and geometric means.
 from __future__ import annotations
 
 import argparse
-import random
+from functools import partial
 from statistics import geometric_mean
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from convbench import models
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 SEGMENTS = ("unet", "deeplab")
-WARM_UP, PAIRS = 3, 30  # forward passes of a folded model
+SAMPLING = {"precision": 0.01, "max_time_s": 8.0, "min_samples": 30}  # of a folded model
 
 
 class Silent:
@@ -70,28 +69,21 @@ def trained(name: str, form: str, options: argparse.Namespace, threads: int) -> 
 
 
 def deployed(model: nn.Module, images: Tensor, implementation: str) -> Interval | None:
-    """torch's time / the implementation's of a forward pass with batch norms folded, in pairs in random order."""
-    from contextlib import nullcontext
-
+    """torch's time / the implementation's of a forward pass with batch norms folded, in rounds in random order."""
     import torch
 
-    from convbench.measure import series_interval
+    from convbench.measure import Policy, measure, speedup
     from convbench.nn import fold, use_kernels
 
-    sides = ((fold(model), nullcontext()), (fold(model, implementation), use_kernels(implementation)))
+    by_torch, ours, kernels = fold(model), fold(model, implementation), use_kernels(implementation)
 
-    def seconds(side: int) -> float:
-        folded, kernels = sides[side]
-        with torch.inference_mode(), kernels:
-            begun = perf_counter()
-            folded(images)
-            return perf_counter() - begun
+    def deploy() -> object:
+        with kernels:
+            return ours(images)
 
-    order, ratios = random.Random(0), []
-    for _ in range(WARM_UP + PAIRS):
-        taken = {side: seconds(side) for side in order.sample((0, 1), 2)}
-        ratios.append(taken[0] / taken[1])
-    return series_interval(ratios[WARM_UP:])
+    with torch.inference_mode():
+        taken = measure({REFERENCE: partial(by_torch, images), implementation: deploy}, Policy(**SAMPLING), REFERENCE)
+    return speedup(taken[REFERENCE], taken[implementation])
 
 
 def ratio(value: float | None, low: float | None, high: float | None) -> list[str]:

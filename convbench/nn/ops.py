@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from math import prod
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import register_flop_formula
 from convbench.nn import report
 from convbench.nn.plans import Call, Geometry, Plan, described, layout_of, plan, separable_plan
 from convbench.nn.report import Ran
-from convbench.nn.unwatched import differentiated, unwatched, watched
+from convbench.nn.unwatched import immediate, unwatched
 from convbench.spec import Pass
 
 _library = torch.library.Library("convbench", "DEF")
@@ -50,13 +50,17 @@ def _geometry(
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups)  # type: ignore[arg-type]
 
 
-def _execute(pass_: Pass, operands: tuple[Tensor, ...], x_size: Ints, w_size: Ints, geometry: Geometry, choice: str):
-    return _run(plan(Call(pass_, tuple(x_size), tuple(w_size), geometry, described(operands), choice)), operands)
+def _execute(
+    pass_: Pass, operands: tuple[Tensor, ...], x_size: Ints, w_size: Ints, geometry: Geometry, choice: str,
+    relu: bool = False,
+) -> Tensor:  # fmt: skip
+    chosen = plan(Call(pass_, tuple(x_size), tuple(w_size), geometry, described(operands), choice))
+    return _run(chosen, operands, chosen.rectified if relu else chosen.run)
 
 
-def _run(chosen: Plan, operands: tuple[Tensor, ...]) -> Tensor:
+def _run(chosen: Plan, operands: tuple[Tensor, ...], compute: Callable[..., Tensor]) -> Tensor:
     count(chosen.ran)
-    return _in_layout(chosen.run(*operands), operands)
+    return _in_layout(compute(*operands), operands)
 
 
 def count(ran: Ran) -> None:
@@ -72,9 +76,9 @@ def _in_layout(result: Tensor, operands: tuple[Tensor, ...]) -> Tensor:
     return result.contiguous(memory_format=layout_of(*operands[:2]))
 
 
-def _convolution(x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+def _convolution(x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any, relu: bool = False) -> Tensor:
     operands = (x, w) if bias is None else (x, w, bias)
-    return _execute("forward", operands, x.shape, w.shape, _geometry(*rest[:-1]), rest[-1])
+    return _execute("forward", operands, x.shape, w.shape, _geometry(*rest[:-1]), rest[-1], relu)
 
 
 def _data_gradient(dy: Tensor, w: Tensor, x_size: Ints, *rest: Any) -> Tensor:
@@ -98,7 +102,7 @@ def _separable(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, *rest: An
     stride, padding, dilation, choice = rest
     geometry = _geometry(stride, padding, dilation, False, (0, 0), 1)
     if fused := separable_plan(geometry, described(operands), choice):
-        return _run(fused, operands)
+        return _run(fused, operands, fused.run)
     first, second = _halves(w1.shape[0], *rest)
     return _in_layout(_convolution(_convolution(x, w1, None, *first), w2, bias, *second), operands)
 
@@ -242,18 +246,21 @@ weight_gradient = _operator(
     "convolution_weight_gradient", _weight_gradient, _fake_gradient, _keep, _weight_gradient_backward,
     _weight_gradient_flops,
 )  # fmt: skip
-
 separable_convolution = _operator(
     "separable_convolution", _separable, _fake_separable, _keep_pair, _separable_backward, _separable_flops
 )
 
 
+# For inference, with what stands behind a convolution ---------------------------------------------
+
+_rectified = _undisturbed(partial(_convolution, relu=True))
+
+
 def rectified_convolution(x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     """relu(convolution(...)): for inference in one kernel, where it has a ReLU."""
-    operands = (x, w) if bias is None else (x, w, bias)
-    if watched(list(operands)) or differentiated(list(operands)):
-        return torch.relu(convolution(x, w, bias, *rest))
-    return _rectified(operands, rest)
+    if immediate([t for t in (x, w, bias) if t is not None]):
+        return _rectified(x, w, bias, *rest)
+    return torch.relu(convolution(x, w, bias, *rest))
 
 
 @_undisturbed
@@ -263,20 +270,10 @@ def folded_separable_convolution(
     """The pair with a bias and a ReLU between its halves, and one behind, in one kernel, for inference; None where
     there is none."""
     operands = tuple(t for t in tensors if t is not None)
-    every = [*operands, between] if between is not None else list(operands)
-    if watched(every) or differentiated(every):
+    if not immediate([*operands, *(() if between is None else (between,))]):
         return None
     stride, padding, dilation, choice = rest
     fused = separable_plan(_geometry(stride, padding, dilation, False, (0, 0), 1), described(operands), choice)
     if fused is None or not fused.relu:
         return None
-    count(fused.ran)
-    return _in_layout(fused.run(*operands, between=between, relu_between=relus[0], relu=relus[1]), operands)
-
-
-@_undisturbed
-def _rectified(operands: tuple[Tensor, ...], rest: tuple[Any, ...]) -> Tensor:
-    x, w = operands[:2]
-    chosen = plan(Call("forward", tuple(x.shape), tuple(w.shape), _geometry(*rest[:-1]), described(operands), rest[-1]))
-    count(chosen.ran)
-    return _in_layout(chosen.rectified(*operands), operands)
+    return _run(fused, operands, partial(fused.run, between=between, relu_between=relus[0], relu=relus[1]))

@@ -33,22 +33,25 @@ def unwatched(
 
     def call(*arguments: Any) -> Tensor:
         operands = [a for a in arguments[:4] if isinstance(a, Tensor)]
-        if watched(operands):
+        if _watched(operands):
             return operator(*arguments)
-        if differentiated(operands):
+        if _differentiated(operands):
             return differentiable.apply(*arguments)  # type: ignore[attr-defined]
         return compute(*arguments)
 
     return call
 
 
-def differentiated(operands: list[Tensor]) -> bool:
-    """Whether a gradient is wanted."""
+def immediate(operands: list[Tensor]) -> bool:
+    """Whether nobody sees an operator on these and no gradient is wanted: what computes it may be called by itself."""
+    return not _watched(operands) and not _differentiated(operands)
+
+
+def _differentiated(operands: list[Tensor]) -> bool:
     return torch.is_grad_enabled() and True in {t.requires_grad for t in operands}
 
 
-def watched(operands: list[Tensor]) -> bool:
-    """Whether somebody sees operators by the dispatcher."""
+def _watched(operands: list[Tensor]) -> bool:
     return bool(
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()

@@ -138,13 +138,18 @@ def dot3(left, middle, right, w0, w1, w2, total):
     return fma(right, w2, fma(middle, w1, fma(left, w0, total)))
 
 
+@inline_kernel
+def _row_of_weights(w, taps, first):
+    return broadcast(w[taps[first, 3]]), broadcast(w[taps[first + 1, 3]]), broadcast(w[taps[first + 2, 3]])
+
+
 @kernel
 def plane_rolling(x, xi, height, width, w, taps, bias, least, y, yi, rows, cols):
     """3 x 3, stride 1, taps in row order: each input row feeds the output rows above, level and below."""
     eh, ew = taps[0, 0], taps[0, 1]
-    w00, w01, w02 = broadcast(w[taps[0, 3]]), broadcast(w[taps[1, 3]]), broadcast(w[taps[2, 3]])
-    w10, w11, w12 = broadcast(w[taps[3, 3]]), broadcast(w[taps[4, 3]]), broadcast(w[taps[5, 3]])
-    w20, w21, w22 = broadcast(w[taps[6, 3]]), broadcast(w[taps[7, 3]]), broadcast(w[taps[8, 3]])
+    w00, w01, w02 = _row_of_weights(w, taps, 0)
+    w10, w11, w12 = _row_of_weights(w, taps, 3)
+    w20, w21, w22 = _row_of_weights(w, taps, 6)
     start = broadcast(bias)
     for first in range(0, cols, LANES):
         count, at = cols - first, xi + first + ew
@@ -179,9 +184,9 @@ def plane_rolling(x, xi, height, width, w, taps, bias, least, y, yi, rows, cols)
 def plane_stride2(x, xi, height, width, w, taps, bias, least, y, yi, rows, cols):
     """3 x 3, stride 2, taps in row order: the third input row of one output row is the first of the next."""
     eh, ew = taps[0, 0], taps[0, 1]
-    w00, w01, w02 = broadcast(w[taps[0, 3]]), broadcast(w[taps[1, 3]]), broadcast(w[taps[2, 3]])
-    w10, w11, w12 = broadcast(w[taps[3, 3]]), broadcast(w[taps[4, 3]]), broadcast(w[taps[5, 3]])
-    w20, w21, w22 = broadcast(w[taps[6, 3]]), broadcast(w[taps[7, 3]]), broadcast(w[taps[8, 3]])
+    w00, w01, w02 = _row_of_weights(w, taps, 0)
+    w10, w11, w12 = _row_of_weights(w, taps, 3)
+    w20, w21, w22 = _row_of_weights(w, taps, 6)
     start = broadcast(bias)
     for first in range(0, cols, LANES):
         count, at = cols - first, xi + 2 * first + ew

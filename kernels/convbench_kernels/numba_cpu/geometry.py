@@ -227,14 +227,19 @@ def met(t: Taps) -> Taps:
 def one_row(t: Taps) -> Taps | None:
     """The same with all pixels in one row, of a 1 x 1 kernel without stride and padding and a dense y; else None."""
     area = t.output[0] * t.output[1]
-    dense = t.out is None or t.out[1:] == (area, t.output[1], 1, 0)
-    return replace(t, source=(1, area), output=(1, area), out=None) if dense and _is_in_place(t) else None
+    return replace(t, source=(1, area), output=(1, area), out=None) if _is_dense(t) and _is_in_place(t) else None
 
 
 def _positions(t: Taps) -> tuple[int, int, int, int, int]:
     """Where y goes: (image, plane, row, step, first)."""
     (p, q), k = t.output, t.groups * t.k
     return t.out or (k * p * q, p * q, q, 1, 0)
+
+
+def _is_dense(t: Taps) -> bool:
+    """Whether a plane of y is written without gaps."""
+    p, q = t.output
+    return _positions(t)[1:] == (p * q, q, 1, 0)
 
 
 def rectangles(t: Taps) -> list[Taps]:
@@ -367,8 +372,7 @@ def _vectors(t: Taps, source: int, pitch: int) -> Vectors:
     pack_w = int(_packs_weights(t, t.images * vectors, row_vectors))
     tail = p * q % LANES
     side_by_side = list(t.weights) == list(range(t.w_channel)) and t.w_row == t.c * len(t.rows)
-    dense = t.out is None or t.out[1:] == (p * q, q, 1, 0)
-    if source != PLANES and dense and side_by_side and not pack_w and p * q >= LANES and 0 < tail <= TAIL:
+    if source != PLANES and _is_dense(t) and side_by_side and not pack_w and p * q >= LANES and 0 < tail <= TAIL:
         return Vectors(t.images, p, vectors - 1, row_vectors, tail, pack_w)
     if source == COPIED and tail and t.images > 1 and p * q <= JOINED:
         return Vectors(1, t.images * p, -(-t.images * p * q // LANES), row_vectors, 0, pack_w)
